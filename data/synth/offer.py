@@ -1,0 +1,212 @@
+"""Tools on offer in a dialogue: bundled as they are, or invented anew so that a model has to read them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data.synth import lexicon
+from data.synth.domains import Clause, ParamSpec, ToolSpec
+from data.synth.slots import SCALARS, SlotSpec
+from tinydispatch.tools import Tool, ToolCall
+
+_VERBS = (
+    "get",
+    "set",
+    "run",
+    "fetch",
+    "make",
+    "start",
+    "stop",
+    "find",
+    "add",
+    "remove",
+    "check",
+    "list",
+    "update",
+    "open",
+    "send",
+    "read",
+    "do",
+    "apply",
+    "load",
+    "sync",
+)
+_NOUNS = (
+    "value",
+    "label",
+    "count",
+    "target",
+    "mode",
+    "source",
+    "key",
+    "group",
+    "item",
+    "level",
+    "name",
+    "code",
+    "area",
+    "owner",
+    "size",
+    "kind",
+    "tag",
+    "path",
+    "limit",
+    "title",
+)
+_AFFIXES = ("", "", "", "", "", "_v2", "_tool", "_api", "2")
+_PREFIXES = ("", "", "", "", "", "", "api_", "do_", "user_", "my_", "home.", "svc.")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A spec under the names of one schema.
+
+    `names` maps internal parameter keys to schema names, and holds only the parameters that this schema has;
+    `enum_values` maps the spec's enum values to the schema's spelling of them.
+    """
+
+    spec: ToolSpec
+    tool: Tool
+    names: Mapping[str, str]
+    enum_values: Mapping[str, Mapping[str, str]]
+
+    def call(self, arguments: Mapping[str, Any]) -> ToolCall:
+        """The call of this tool for values by internal key, in the schema's order of parameters."""
+        by_name = {self.names[key]: self.enum_values.get(key, {}).get(str(v), v) for key, v in arguments.items()}
+        order = self.tool.parameters["properties"]
+        return ToolCall(self.tool.name, {name: by_name[name] for name in order if name in by_name})
+
+
+def bundled_offer(spec: ToolSpec, tool: Tool) -> Offer:
+    """A bundled tool exactly as it ships."""
+    return Offer(spec, tool, {key: key for key in spec.params}, {})
+
+
+def invented_offer(spec: ToolSpec, rng: random.Random, *, skip_first_name: bool = False) -> Offer:
+    """The spec under drawn names: tool, parameters, enum spelling, order and optional parameters all vary.
+
+    Args:
+        skip_first_name: leave out the canonical name (the bundled ones must stay unseen).
+    """
+    names = spec.names[1:] if skip_first_name else spec.names
+    params = [p for p in spec.params.values() if p.is_required or rng.random() < 0.75]
+    rng.shuffle(params)
+    params.sort(key=lambda param: not param.is_required and rng.random() < 0.8)
+    style = rng.choice([str, str, str, camel])
+    taken: dict[str, str] = {}
+    for param in params:
+        options = param.names[1:] if skip_first_name and len(param.names) > 1 and rng.random() < 0.7 else param.names
+        options = tuple(name for name in options if style(name) not in taken.values()) or (f"{param.key}_{len(taken)}",)
+        taken[param.key] = style(rng.choice(options)) if rng.random() < 0.94 else lexicon.pseudo_ascii(rng)
+    if len(set(taken.values())) != len(taken):
+        taken = {key: f"{name}_{index}" for index, (key, name) in enumerate(taken.items())}
+    enum_values = {p.key: _respelled(p.slot, rng) for p in params if p.slot.kind == "enum"}
+    properties = {taken[p.key]: _property(p, enum_values.get(p.key)) for p in params}
+    required = [taken[p.key] for p in params if p.is_required]
+    parameters = {"type": "object", "properties": properties, "required": required}
+    name = _tool_name(rng.choice(names), rng)
+    description = rng.choice(spec.descriptions)
+    return Offer(spec, Tool(name, description, parameters), taken, enum_values)
+
+
+def _tool_name(name: str, rng: random.Random) -> str:
+    name = f"{rng.choice(_PREFIXES)}{name}{rng.choice(_AFFIXES)}"
+    if rng.random() < 0.04:
+        return f"{rng.choice(_VERBS)}_{lexicon.pseudo_ascii(rng)}"
+    return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+
+
+def camel(name: str) -> str:
+    """snake_case as camelCase."""
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _respelled(slot: SlotSpec, rng: random.Random) -> dict[str, str]:
+    values = list(slot.argument)
+    change = rng.choices([str, str.upper, str.capitalize], [82, 10, 8])[0]
+    changed = {value: change(value) for value in values}
+    return changed if len(set(changed.values())) == len(values) else {value: value for value in values}
+
+
+def _property(param: ParamSpec, enum_values: Mapping[str, str] | None) -> dict[str, Any]:
+    schema = param.slot.schema()
+    return {**schema, "enum": list(enum_values.values())} if enum_values else schema
+
+
+def random_spec(rng: random.Random) -> ToolSpec:
+    """A tool that nobody has heard of, asked for by its own words: only reading the signature can help."""
+    verb, thing = rng.choice(_VERBS), lexicon.pseudo_ascii(rng)
+    second = rng.choice(_NOUNS) if rng.random() < 0.5 else ""
+    words = " ".join(part for part in (verb, thing, second) if part)
+    count = rng.choices([0, 1, 2, 3, 4], [4, 30, 34, 22, 10])[0]
+    names = rng.sample(_NOUNS, count)
+    names = [lexicon.pseudo_ascii(rng) if rng.random() < 0.35 else name for name in names]
+    params = {}
+    for index, name in enumerate(dict.fromkeys(names)):
+        kinds = [kind for kind in SCALARS if kind != "task"]
+        slot = SlotSpec("integer", (0, 999)) if rng.random() < 0.15 else SlotSpec(rng.choice(kinds))
+        slot = SlotSpec("word") if rng.random() < 0.25 else slot
+        params[f"p{index}"] = ParamSpec(f"p{index}", (name,), slot, is_required=rng.random() < 0.6)
+    adjuncts = {
+        key: tuple(
+            phrase.replace("@", param.names[0]).replace("$", f"{{{key}}}")
+            for phrase in (
+                "with @ $",
+                "@ $",
+                "@ set to $",
+                "where @ is $",
+                "@: $",
+                "using $ as the @",
+                "@ = $",
+                "and @ $",
+                "$ as @",
+                "the @ is $",
+            )
+        )
+        for key, param in params.items()
+    }
+    heads = {
+        Clause.IMPERATIVE: (
+            words,
+            f"run {words}",
+            f"use {'_'.join(words.split())}",
+            f"{verb} the {thing} {second}".strip(),
+            f"[do|trigger|perform|execute] {words}",
+        ),
+        Clause.QUESTION: (f"can I {words}", f"is there a way to {words}", f"how about we {words}"),
+        Clause.STATEMENT: (f"I [need|want] to {words}", f"we should {words}", f"it's time to {words}"),
+        Clause.NOUN: (f"{thing} {second}".strip(), words),
+    }
+    joined = "_".join(words.split())
+    description = rng.choice(
+        [
+            words.capitalize(),
+            f"{verb.capitalize()}s the {thing}",
+            f"Tool to {words}",
+            f"{thing.capitalize()} {second}".strip(),
+        ]
+    )
+    ask = {
+        key: (
+            f"What should the {param.names[0]} be?",
+            f"Which {param.names[0]}?",
+            f"Please give me the {param.names[0]}.",
+        )
+        for key, param in params.items()
+    }
+    return ToolSpec(
+        "random",
+        (joined,),
+        (description,),
+        params,
+        heads,
+        adjuncts,
+        ask,
+        {"status": ["ok", "done"]},
+        ("Done.", "All set."),
+    )

@@ -1,0 +1,1 @@
+"""The embedded base model: how it was made, and its weights."""
