@@ -1,0 +1,1 @@
+"""One thin entry point per stage, and the stages of a whole run."""

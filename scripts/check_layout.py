@@ -1,0 +1,88 @@
+"""`python -m scripts.check_layout`: sizes of files and functions, and the one direction of imports."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 50
+# What each package may import from the others. `training.config` is the whole run's tree, so it may see the sections
+# that the other packages own.
+ALLOWED = {
+    "tinydispatch": set[str](),
+    "data": {"tinydispatch"},
+    "eval": {"tinydispatch", "data"},
+    "training": {"tinydispatch", "data", "eval", "export.config"},
+    "export": {"tinydispatch", "data", "eval"},
+    "scripts": {"tinydispatch", "data", "eval", "training", "export"},
+}
+# The runtime goes onto machines without any of these.
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pydantic", "yaml", "rich", "gguf"}
+
+
+def python_files(root: Path = ROOT) -> Iterator[Path]:
+    """The project's own source files."""
+    for package in [*ALLOWED, "tests"]:
+        yield from sorted((root / package).rglob("*.py"))
+    yield from sorted(root.glob("*.py"))
+
+
+def too_large(path: Path, tree: ast.Module, n_lines: int) -> list[str]:
+    """Findings about the size of a file and of its functions."""
+    found = [f"{path}: {n_lines} lines, more than {MAX_FILE_LINES}"] if n_lines > MAX_FILE_LINES else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            lines = node.end_lineno - node.lineno + 1
+            if lines > MAX_FUNCTION_LINES:
+                found.append(f"{path}:{node.lineno} {node.name}: {lines} lines, more than {MAX_FUNCTION_LINES}")
+    return found
+
+
+def wrong_imports(path: Path, tree: ast.Module, package: str) -> list[str]:
+    """Imports that go against the direction, and heavy libraries in the runtime."""
+    found = []
+    for name, line in _imported(tree):
+        top = name.split(".")[0]
+        is_heavy = package == "tinydispatch" and top in HEAVY
+        is_foreign = top in ALLOWED and top != package and package in ALLOWED
+        if is_heavy or (is_foreign and not any(_covers(allowed, name) for allowed in ALLOWED[package])):
+            found.append(f"{path}:{line} {package} may not import {name}")
+    return found
+
+
+def _covers(allowed: str, name: str) -> bool:
+    return name == allowed or name.startswith(f"{allowed}.")
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            yield node.module, node.lineno
+
+
+def findings(root: Path = ROOT) -> list[str]:
+    """Everything that breaks the layout's rules."""
+    found = []
+    for path in python_files(root):
+        text = path.read_text("utf-8")
+        tree = ast.parse(text)
+        relative = path.relative_to(root)
+        found += too_large(relative, tree, text.count("\n"))
+        found += wrong_imports(relative, tree, relative.parts[0] if len(relative.parts) > 1 else "")
+    return found
+
+
+def main() -> int:
+    """0 when nothing is found, 1 after printing the findings."""
+    found = findings()
+    print("\n".join(found) if found else "layout: sizes and import directions hold")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

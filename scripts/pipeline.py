@@ -1,0 +1,213 @@
+"""All stages of a run, one after the other.
+
+What can be wrong on the user's side is checked first, in seconds: nothing heavy is imported before the settings, the
+sources and the model have been found.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from data.prepare import prepare
+from data.sources import check_source
+from eval.cases import load_case_texts, load_suite
+from scripts.stages import Ledger, Stage
+from training.config import Method, RunConfig, dump_run_config, load_run_config
+from training.hub import resolve_model
+
+logger = logging.getLogger(__name__)
+
+_SENTENCES = (
+    "what's the weather in Oslo tomorrow?",
+    "Remind me to water the plants on Friday at 6pm and convert 250 euros to yen.",
+    'Email ana@example.com with the subject "Slides" and say the slides are ready.',
+)
+# Preparing 187,542 rows outlasts the half hour that other processes wait by default.
+_PATIENCE = dt.timedelta(hours=12)
+
+
+def run_pipeline(config: str, overrides: Sequence[str], force: Stage | None) -> int:
+    """Run every stage that is not complete and print the table of pass rates.
+
+    Returns:
+        0; 2 when something that the user has to change stops the run, after one line that says what.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("scripts").setLevel(logging.INFO)
+    logging.getLogger("export").setLevel(logging.INFO)
+    try:
+        run = load_run_config(config, overrides)
+        for index, source in enumerate(run.data.sources):
+            check_source(source, f"data.sources.{index}")
+        for suite in run.eval.suites:
+            load_suite(suite)
+        model_dir = resolve_model(run.model)
+        _Pipeline(run, model_dir, force).run()
+    except ValueError as error:  # every error of the user's side is one; its message names file, key and value
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train.py: interrupted; the same command goes on from the last complete stage", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Pipeline:
+    def __init__(self, run: RunConfig, model_dir: Path, force: Stage | None) -> None:
+        self.run_config, self.model_dir = run, model_dir
+        self.folder = run.run_dir
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self.is_forced = force is not None and list(Stage).index(force) <= list(Stage).index(Stage.TRAIN)
+        self.ledger = Ledger(run, model_dir)
+        if force is not None and self.is_main:
+            self.ledger.forget_from(force)
+
+    def run(self) -> None:
+        """Every stage in order. Only training uses more than one process; the others wait or are done."""
+        if self.is_main:
+            self._announce()
+            self._stage(Stage.PREPARE, self._prepare)
+        self._wait_for_main()
+        self._train()
+        if not self.is_main:
+            return
+        self._stage(Stage.EVALUATE, self._evaluate)
+        self._stage(Stage.EXPORT, self._export)
+        self._stage(Stage.EVALUATE_GGUF, self._evaluate_gguf)
+        self._report()
+
+    def _announce(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(dump_run_config(self.run_config), "utf-8")
+        from export.checkpoint import check_architecture
+        from export.errors import UnsupportedArchitectureError
+        from training.model import check_length
+
+        check_length(self.model_dir, self.run_config.data.max_length_tokens)
+
+        try:
+            check_architecture(self.model_dir)
+        except UnsupportedArchitectureError as error:
+            logger.warning("note: training and evaluation will run, then the run stops at export. %s", error)
+
+    def _stage(self, stage: Stage, work: Callable[[], None]) -> None:
+        if self.ledger.is_complete(stage):
+            logger.info("── %s: complete, kept", stage)
+            return
+        logger.info("── %s", stage)
+        with self.ledger.running(stage):
+            work()
+        self._manifest()
+
+    def _prepare(self) -> None:
+        from training.dataset import count_tokens
+        from training.tokenizer import load_tokenizer
+
+        run = self.run_config
+        counter = partial(count_tokens, tokenizer=load_tokenizer(self.model_dir))
+        prepared = prepare(
+            run.data, seed=run.seed, out_dir=self.folder, case_texts=load_case_texts(), count_tokens=counter
+        )
+        card = prepared.card
+        logger.info(
+            "%d rows read: %d for training, %d held out, rejected %s",
+            card.read,
+            card.train,
+            card.heldout,
+            dict(card.rejected),
+        )
+
+    def _wait_for_main(self) -> None:
+        if self.processes > 1:
+            from accelerate import PartialState
+
+            PartialState(timeout=_PATIENCE).wait_for_everyone()
+            self.ledger = Ledger(self.run_config, self.model_dir)
+
+    def _train(self) -> None:
+        if self.ledger.is_complete(Stage.TRAIN):
+            if self.is_main:
+                logger.info("── %s: complete, kept", Stage.TRAIN)
+            return
+        if not self.is_main:
+            self._fine_tune()
+            return
+        self._stage(Stage.TRAIN, self._fine_tune)
+
+    def _fine_tune(self) -> None:
+        from training.sft import train
+
+        result = train(self.run_config, self.folder / "data" / "train.jsonl", self.folder, restart=self.is_forced)
+        if not self.is_main:
+            return
+        if self.run_config.training.method is Method.LORA:
+            from export.merge import merge_adapter
+
+            merge_adapter(self.folder / "adapter", self.folder / "checkpoint", self.model_dir)
+        logger.info("trained: %s", {name: round(value, 3) for name, value in result.metrics.items()})
+
+    def _evaluate(self) -> None:
+        self._measure({"base": self.model_dir, "checkpoint": self.folder / "checkpoint"})
+
+    def _evaluate_gguf(self) -> None:
+        self._measure({f"gguf-{quantization}": path for quantization, path in self._gguf_files().items()})
+
+    def _measure(self, models: dict[str, Path]) -> None:
+        from eval.evaluate import evaluate_model
+
+        config = self.run_config.eval
+        suites = [load_suite(name) for name in config.suites]
+        for name, model in models.items():
+            evaluate_model(model, suites, config, model_name=name, folder=self.folder / "eval")
+
+    def _export(self) -> None:
+        from export.export import export_gguf
+
+        run = self.run_config
+        export_gguf(self.folder / "checkpoint", self.folder / "gguf", run.name, run.export)
+
+    def _gguf_files(self) -> dict[str, Path]:
+        run = self.run_config
+        return {str(q): self.folder / "gguf" / f"{run.name}-{q}.gguf" for q in run.export.quantizations}
+
+    def _manifest(self) -> None:
+        from scripts.manifest import write_manifest
+
+        write_manifest(self.run_config, self.ledger.seconds)
+
+    def _report(self) -> None:
+        from rich.console import Console
+
+        from eval.report import print_report
+        from eval.results import load_result
+
+        run, files = self.run_config, self._gguf_files()
+        smallest = list(files.values())[-1]
+        _dispatch_examples(smallest)
+        names = ["base", "checkpoint", *(f"gguf-{quantization}" for quantization in files)]
+        for suite in run.eval.suites:
+            results = [load_result(self.folder / "eval" / f"{load_suite(suite).name}-{name}.json") for name in names]
+            print_report(results, Console())
+        seconds = self.ledger.seconds
+        print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+        print(f"artifacts: {self.folder}/  (manifest.json, data_card.md, checkpoint/, eval/, gguf/)")
+        print(f'try it:    python -m tinydispatch call {smallest} "{_SENTENCES[0]}"')
+
+
+def _dispatch_examples(model: Path) -> None:
+    from tinydispatch.bundled import bundled_tools
+    from tinydispatch.dispatcher import Dispatcher
+    from tinydispatch.formats import render_calls
+
+    with Dispatcher(model, bundled_tools()) as dispatcher:
+        for sentence in _SENTENCES:
+            answer = dispatcher.dispatch(sentence)
+            print(f"\n> {sentence}\n{render_calls(answer.calls) or answer.reply}  ({answer.timings.total_ms:.0f} ms)")
+    print()

@@ -1,0 +1,38 @@
+"""The rules that `make check` enforces hold, and would be noticed if they did not."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from scripts.check_layout import findings, too_large, wrong_imports
+
+
+def test_sizes_and_import_directions_hold() -> None:
+    assert findings() == []
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("tinydispatch", "import torch"),
+        ("tinydispatch", "from data.store import read_conversations"),
+        ("data", "from eval.cases import load_suite"),
+        ("eval", "import training.config"),
+        ("export", "from training.sft import train"),
+        ("training", "from export.export import export_gguf"),
+    ],
+)
+def test_an_import_against_the_direction_is_found(package: str, line: str) -> None:
+    found = wrong_imports(Path("x.py"), ast.parse(line), package)
+    assert len(found) == 1
+    assert package in found[0]
+
+
+def test_an_import_along_the_direction_is_not_found() -> None:
+    assert wrong_imports(Path("x.py"), ast.parse("from tinydispatch.tools import Tool"), "data") == []
+
+
+def test_a_long_function_is_found() -> None:
+    source = "def long():\n" + "    pass\n" * 60
+    assert "long: 61 lines" in too_large(Path("x.py"), ast.parse(source), 61)[0]
