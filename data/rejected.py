@@ -1,0 +1,114 @@
+"""Why a row was not kept, and what was mended in one that was: closed sets, so that both are counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_SAMPLE_CHARS = 300
+
+
+class RejectReason(StrEnum):
+    """Why a row is not in the training data. The data card explains each by its `meaning`."""
+
+    NOT_JSON = "not_json"
+    MALFORMED_ROW = "malformed_row"
+    UNSUPPORTED_CONTENT = "unsupported_content"
+    INVALID_ANSWER = "invalid_answer"
+    GAVE_UP = "gave_up"
+    THOUGHT_ONLY = "thought_only"
+    MALFORMED_CALL = "malformed_call"
+    INVALID_TOOLS = "invalid_tools"
+    AMBIGUOUS_TOOL = "ambiguous_tool"
+    UNKNOWN_TOOL = "unknown_tool"
+    SCHEMA_VIOLATION = "schema_violation"
+    NO_USER_TURN = "no_user_turn"
+    NO_ASSISTANT_TURN = "no_assistant_turn"
+    NOTHING_TRAINED = "nothing_trained"
+    EMPTY_REPLY = "empty_reply"
+    UNSTORABLE = "unstorable"
+    UNRENDERABLE = "unrenderable"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    EVALUATION_OVERLAP = "evaluation_overlap"
+    TOO_LONG = "too_long"
+
+    @property
+    def meaning(self) -> str:
+        """One line for the data card."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    RejectReason.NOT_JSON: "the line or file is not JSON",
+    RejectReason.MALFORMED_ROW: "keys or turns are missing or of the wrong type",
+    RejectReason.UNSUPPORTED_CONTENT: "a message holds something other than text",
+    RejectReason.INVALID_ANSWER: "the source itself marks the answer as not valid",
+    RejectReason.GAVE_UP: "the dialogue ends in giving up",
+    RejectReason.THOUGHT_ONLY: "the last turn is a thought without an action",
+    RejectReason.MALFORMED_CALL: "a call whose arguments cannot be read as an object",
+    RejectReason.INVALID_TOOLS: "the list of tools cannot be read, is empty or holds no JSON schema",
+    RejectReason.AMBIGUOUS_TOOL: "a call names a tool that is listed twice with different definitions",
+    RejectReason.UNKNOWN_TOOL: "a call names a tool that was not offered",
+    RejectReason.SCHEMA_VIOLATION: "a trained call contradicts its tool's schema",
+    RejectReason.NO_USER_TURN: "nobody asks anything",
+    RejectReason.NO_ASSISTANT_TURN: "nobody answers",
+    RejectReason.NOTHING_TRAINED: "no assistant turn carries loss",
+    RejectReason.EMPTY_REPLY: "a trained assistant turn has neither text nor a call",
+    RejectReason.UNSTORABLE: "a value that JSON or UTF-8 cannot express (infinity, half a character)",
+    RejectReason.UNRENDERABLE: "the model's chat template refuses the conversation",
+    RejectReason.DUPLICATE: "equal to an earlier row",
+    RejectReason.NEAR_DUPLICATE: "the same answer to nearly the same request as an earlier row",
+    RejectReason.EVALUATION_OVERLAP: "shares its request with an evaluation case",
+    RejectReason.TOO_LONG: "longer than max_length_tokens",
+}
+
+
+class Repair(StrEnum):
+    """What an adapter mended in a row that it kept; listed under `repairs` in the conversation's metadata."""
+
+    RETRY_HINT_DROPPED = "retry_hint_dropped"
+    THOUGHT_DROPPED = "thought_dropped"
+    SEVERAL_ACTIONS = "several_actions"
+    TRAILING_TEXT_DROPPED = "trailing_text_dropped"
+    EMPTY_ARGUMENTS = "empty_arguments"
+    PYTHON_LITERAL = "python_literal"
+    RAW_CONTROL_CHARACTERS = "raw_control_characters"
+    DOUBLE_ENCODED = "double_encoded"
+    RESERVED_WORD_RENAMED = "reserved_word_renamed"
+    TOOL_RENAMED = "tool_renamed"
+    DUPLICATE_TOOL_DROPPED = "duplicate_tool_dropped"
+    TYPE_UNKNOWN = "type_unknown"
+    DEFAULT_CONVERTED = "default_converted"
+    DEFAULT_DROPPED = "default_dropped"
+    ENUM_DROPPED = "enum_dropped"
+    REQUIRED_UNLISTED = "required_unlisted"
+    MISSING_RETURN_TYPE = "missing_return_type"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that was read and not kept; `row_id` finds it again, `sample` shows its beginning."""
+
+    reason: RejectReason
+    detail: str
+    row_id: str
+    sample: str = ""
+
+
+class RowError(ValueError):
+    """Raised inside an adapter, turned into `Rejected` at its border."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def sample_of(value: Any) -> str:
+    """The beginning of a raw value, short enough for the data card."""
+    text = value if isinstance(value, str) else repr(value)
+    # A row may be rejected for half a surrogate pair; its sample still has to be written.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _SAMPLE_CHARS else text[:_SAMPLE_CHARS] + "…"

@@ -1,0 +1,115 @@
+"""Values out of model-written text: JSON first, Python literals second, never `eval`, with every mending named."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from data.rejected import Repair
+
+# ast.literal_eval builds a tree of about 100 bytes a character; real API lists stay under 60,000 characters.
+MAX_LITERAL_CHARS = 1_000_000
+MAX_ARGUMENTS_CHARS = 100_000
+
+
+class LiteralError(ValueError):
+    """Text that is neither JSON nor a Python literal of JSON values."""
+
+
+@dataclass(frozen=True)
+class ParsedArguments:
+    """A call's arguments and what it took to read them."""
+
+    arguments: dict[str, Any]
+    repairs: tuple[Repair, ...] = ()
+
+
+def parse_literal(text: str, max_chars: int = MAX_LITERAL_CHARS) -> Any:
+    """A JSON value, or the same written by Python's `repr`.
+
+    Raises:
+        LiteralError: too long, neither of both, or a value that JSON does not have (set, bytes, infinity).
+    """
+    if len(text) > max_chars:
+        raise LiteralError(f"{len(text)} characters; at most {max_chars} are read")
+    text = text.strip()
+    try:
+        return _decoder(strict=True).decode(text)
+    except (ValueError, RecursionError):
+        return _python_literal(text)
+
+
+def parse_arguments(text: str) -> ParsedArguments:
+    """Read the arguments of a call as models write them.
+
+    Example: `{'city': 'Oslo'}\\nThought: …` → `{"city": "Oslo"}` with PYTHON_LITERAL and TRAILING_TEXT_DROPPED.
+
+    Raises:
+        LiteralError: no object can be read from the beginning of the text.
+    """
+    if len(text) > MAX_ARGUMENTS_CHARS:
+        raise LiteralError(f"{len(text)} characters; at most {MAX_ARGUMENTS_CHARS} are read")
+    text = text.strip()
+    if not text:
+        return ParsedArguments({}, (Repair.EMPTY_ARGUMENTS,))
+    value, repairs = _first_value(text)
+    if isinstance(value, str):  # an object that was encoded twice
+        value, inner = _first_value(value.strip())
+        repairs += (Repair.DOUBLE_ENCODED, *inner)
+    if not isinstance(value, dict):
+        raise LiteralError(f"expected an object, got {type(value).__name__}")
+    return ParsedArguments(value, repairs)
+
+
+def _first_value(text: str) -> tuple[Any, tuple[Repair, ...]]:
+    problem = ""
+    for strict, repairs in ((True, ()), (False, (Repair.RAW_CONTROL_CHARACTERS,))):
+        try:
+            value, end = _decoder(strict).raw_decode(text)
+        except (ValueError, RecursionError) as error:
+            problem = problem or str(error)
+            continue
+        return value, repairs if end == len(text) else (*repairs, Repair.TRAILING_TEXT_DROPPED)
+    try:
+        return _python_literal(text), (Repair.PYTHON_LITERAL,)
+    except LiteralError:
+        cut = text.rfind("}") + 1
+        if not 0 < cut < len(text):
+            raise LiteralError(f"not JSON: {problem}") from None
+        return _python_literal(text[:cut]), (Repair.PYTHON_LITERAL, Repair.TRAILING_TEXT_DROPPED)
+
+
+def _python_literal(text: str) -> Any:
+    try:
+        tree = ast.parse(text, mode="eval")
+        _refuse_repeated_keys(tree)
+        value = ast.literal_eval(tree)
+        # The round trip refuses what JSON does not have and turns tuples into arrays.
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise LiteralError(f"neither JSON nor a Python literal: {type(error).__name__}: {error}") from error
+
+
+def _refuse_repeated_keys(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            if len(set(keys)) != len(keys):
+                raise ValueError("a key occurs twice")
+
+
+def _decoder(strict: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(strict=strict, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return value
