@@ -63,7 +63,7 @@ def pass_rates(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     for path in sorted(folder.glob("*.json")):
         result = load_result(path)
         counts = {"overall": result.overall, **result.by_category}
-        rates = {name: {"hits": count.hits, "total": count.total} for name, count in counts.items()}
+        rates = {name: {key: count.to_json()[key] for key in ("hits", "total")} for name, count in counts.items()}
         found.setdefault(result.suite, {})[result.model_name] = rates
     return found
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import jsonschema
+import referencing
 from jsonschema.validators import Draft202012Validator
 
 # The OpenAI and llama.cpp limit; a longer name is refused by every server that we hand files to.
@@ -93,7 +94,8 @@ class Tool:
 
     @cached_property
     def _validator(self) -> Draft202012Validator:
-        return Draft202012Validator(dict(self.parameters), format_checker=formats)
+        # The empty registry keeps a "$ref" to a URL from being fetched: schemas come from strangers.
+        return Draft202012Validator(dict(self.parameters), format_checker=formats, registry=referencing.Registry())
 
     def violations(self, arguments: Mapping[str, Any]) -> list[SchemaViolation]:
         """Everything in `arguments` that the schema does not allow; parameters it does not list count too."""

@@ -1,0 +1,1 @@
+"""Evaluation: cases, backends, strict matching, metrics and reports. Imports nothing of training."""

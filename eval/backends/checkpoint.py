@@ -1,0 +1,157 @@
+"""Transformers checkpoints: batched greedy decoding with left padding. Importing this module imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from eval.backends.base import BackendError, ClosesOnExit, Failure, Generation, Request
+from eval.config import EvalConfig
+from tinydispatch.formats import TURN_END, default_chat_template, render_prompt, with_reference_date
+
+
+class CheckpointBackend(ClosesOnExit):
+    """A causal language model with its tokenizer; a model without a chat template is prompted with ours.
+
+    Prompts are rendered by `formats.render_prompt`, as the engine for GGUF files does, so both read the same text.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_new_tokens: int, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._model: Any = model.eval()
+        self._tokenizer = tokenizer
+        self._max_new_tokens = max_new_tokens
+        self._end_ids = _end_ids(model, tokenizer)
+        pad = tokenizer.pad_token_id
+        self._pad_id: int = pad if pad is not None else min(self._end_ids, default=0)
+        # Our own in place of the checkpoint's: Qwen's, for one, samples, with a repetition penalty.
+        model.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=sorted(self._end_ids) or None, pad_token_id=self._pad_id
+        )
+
+    @classmethod
+    def load(cls, model: str | Path, config: EvalConfig) -> Self:
+        """Load a checkpoint directory (full or adapter) or a hub id.
+
+        Raises:
+            BackendError: it is neither, or what it holds cannot be loaded.
+        """
+        source = _resolve(model)
+        device = _device(config.device)
+        # A CPU computes bf16 in emulation, slowly, on most machines.
+        dtype = "auto" if device.type == "cuda" else torch.float32
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
+        except (OSError, ValueError, KeyError) as error:
+            hint = "give a directory with config.json, weights and tokenizer, or a hub id that can be reached"
+            raise BackendError(f"model '{model}' cannot be loaded: {error}; {hint}") from error
+        return cls(loaded, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
+        """One reply per request, greedily, all requests in one batch."""
+        replies: dict[int, Generation | Failure] = {}
+        prompts: dict[int, list[int]] = {}
+        for index, request in enumerate(requests):
+            ids = self._encode(request)
+            if isinstance(ids, Failure):
+                replies[index] = ids
+            else:
+                prompts[index] = ids
+        if prompts:
+            replies.update(zip(prompts, self._complete(list(prompts.values())), strict=True))
+        return [replies[index] for index in range(len(requests))]
+
+    def _encode(self, request: Request) -> list[int] | Failure:
+        tokenizer = self._tokenizer
+        # Given tools, get_chat_template picks the right one of several named templates.
+        template = tokenizer.get_chat_template(tools=[{}]) if tokenizer.chat_template else default_chat_template()
+        names = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+        try:
+            text = render_prompt(
+                with_reference_date(request.messages, request.reference_date),
+                request.tools,
+                template,
+                special_tokens={name: token for name, token in names.items() if token is not None},
+            )
+        except ValueError as error:
+            return Failure(str(error))
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        positions = self._positions()
+        if positions is not None and len(ids) >= positions:
+            return Failure(
+                f"the prompt has {len(ids)} tokens, which leaves no room in the model's {positions} positions"
+            )
+        return ids
+
+    def _complete(self, prompts: Sequence[list[int]]) -> list[Generation | Failure]:
+        """`prompts`: token ids, each shorter than the model's positions."""
+        length = max(len(ids) for ids in prompts)
+        positions = self._positions()
+        limit = self._max_new_tokens if positions is None else min(self._max_new_tokens, positions - length)
+        # Left padding (B = batch, T = longest prompt), so that every reply begins at the same place.
+        ids_BT = torch.tensor([[self._pad_id] * (length - len(ids)) + ids for ids in prompts])
+        mask_BT = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+        device = self._model.device
+        started = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                output = self._model.generate(
+                    input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), max_new_tokens=limit
+                )
+        except torch.OutOfMemoryError as error:
+            return [Failure(f"out of memory at batch size {len(prompts)}; lower eval.batch_size: {error}")] * len(
+                prompts
+            )
+        latency_s = (time.perf_counter() - started) / len(prompts)
+        return [self._generation(ids, latency_s) for ids in output[:, length:].tolist()]
+
+    def _generation(self, ids: list[int], latency_s: float) -> Generation:
+        """What comes after the end token is padding. Special tokens are kept, because call markers are such."""
+        end = next((index for index, token in enumerate(ids) if token in self._end_ids), None)
+        text: str = self._tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        tokens = len(ids) if end is None else end + 1
+        # A model whose vocabulary lacks the end token may still spell it out.
+        return Generation(text, latency_s, tokens, is_complete=end is not None or TURN_END in text)
+
+    def _positions(self) -> int | None:
+        positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return positions if isinstance(positions, int) else None
+
+    def close(self) -> None:
+        """Drop the model and give its GPU memory back."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    declared = model.generation_config.eos_token_id
+    listed = declared if isinstance(declared, list) else [declared]
+    candidates = [*listed, tokenizer.eos_token_id, tokenizer.get_vocab().get(TURN_END)]
+    return frozenset(token for token in candidates if token is not None)
+
+
+def _resolve(model: str | Path) -> str:
+    """A directory's place of weights (a run's checkpoint may hold them under merged/), or the hub id as it is."""
+    folder = Path(model).expanduser()
+    if not folder.exists():
+        return str(model)
+    for place in (folder, folder / "merged"):
+        if (place / "config.json").is_file() or (place / "adapter_config.json").is_file():
+            return str(place)
+    raise BackendError(f"{folder}: holds neither config.json nor adapter_config.json, so it is no checkpoint")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise BackendError(f"eval.device={name!r}: {error}; use 'auto', 'cpu' or 'cuda'") from error

@@ -1,0 +1,111 @@
+"""Counts and what may be concluded from them: pass rates with Wilson intervals, McNemar's exact test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many of `total` cases passed. Cases without a verdict (`unscored`) are in neither number.
+
+    While any case is unscored the denominator is unknown, so `rate` and `interval` are None; so they are for no cases.
+    """
+
+    hits: int
+    total: int
+    unscored: int = 0
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.hits <= self.total, "hits must lie in 0..total"
+        assert self.unscored >= 0, "unscored must not be negative"
+
+    @property
+    def rate(self) -> float | None:
+        """Share passed, 0 to 1."""
+        return self.hits / self.total if self.total and not self.unscored else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson 95 % interval of the rate."""
+        return wilson_interval(self.hits, self.total) if self.total and not self.unscored else None
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.hits + other.hits, self.total + other.total, self.unscored + other.unscored)
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"hits", "total", "wilson_95"}`; with unscored cases `total` is null, `scored` and `unscored` are added."""
+        interval = [round(bound, 4) for bound in self.interval] if self.interval else None
+        if not self.unscored:
+            return {"hits": self.hits, "total": self.total, "wilson_95": interval}
+        counts = {"scored": self.total, "unscored": self.unscored}
+        return {"hits": self.hits, "total": None, "wilson_95": None, **counts}
+
+
+def tally(verdicts: Sequence[bool | None]) -> Tally:
+    """Count verdicts; None is a case that was not scored."""
+    scored = [verdict for verdict in verdicts if verdict is not None]
+    return Tally(sum(scored), len(scored), len(verdicts) - len(scored))
+
+
+def tally_by(verdicts: Sequence[tuple[str, bool | None]], categories: Sequence[str]) -> dict[str, Tally]:
+    """Counts per category, in the order of `categories`, empty ones included.
+
+    Raises:
+        ValueError: a verdict's category is not listed; it would vanish from the counts.
+    """
+    if strays := {category for category, _ in verdicts} - set(categories):
+        raise ValueError(f"categories without a column: {sorted(strays)}; known are {list(categories)}")
+    return {name: tally([verdict for category, verdict in verdicts if category == name]) for name in categories}
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float] | None:
+    """95 % score interval of a proportion (Wilson 1927); None for no trials.
+
+    Unlike the normal approximation it stays within 0..1 and is not empty at 0 or all hits.
+    """
+    if total == 0:
+        return None
+    rate, z2 = hits / total, _Z_95**2
+    centre = (rate + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z_95 * math.sqrt(rate * (1 - rate) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same cases: how many only one of them passed, and the chance of a split so uneven."""
+
+    only_first: int
+    only_second: int
+    both: int
+    neither: int
+    p_value: float
+
+
+def compare(first: Mapping[str, bool | None], second: Mapping[str, bool | None]) -> Comparison:
+    """McNemar's exact test over verdicts by case id.
+
+    Raises:
+        ValueError: the two were not scored on the same cases.
+    """
+    if first.keys() != second.keys():
+        raise ValueError(f"not the same cases: {sorted(first.keys() ^ second.keys())[:5]} are in one result only")
+    if unscored := [case for case in first if first[case] is None or second[case] is None]:
+        raise ValueError(f"cases without a verdict cannot be compared: {unscored[:5]}")
+    pairs = [(bool(first[case]), bool(second[case])) for case in first]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    p_value = mcnemar_exact(only_first, only_second)
+    return Comparison(only_first, only_second, pairs.count((True, True)), pairs.count((False, False)), p_value)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided p-value that `only_first` against `only_second` discordant pairs arise from equal models (binomial)."""
+    n = only_first + only_second
+    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / float(2**n))

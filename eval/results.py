@@ -1,0 +1,144 @@
+"""What an evaluation found, as frozen types and as the JSON file in a run's `eval/` folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.matching import REMEDY, Outcome
+from eval.metrics import Tally, tally, tally_by
+
+
+class ResultError(ValueError):
+    """A result file that cannot be read; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case: the last user message, what was wanted, what came, and the verdict.
+
+    `outcome` is None when the case was not scored; `explanation` then says why, and `got` is None. `latency_s` and
+    `tokens` are those of the reply.
+    """
+
+    id: str
+    category: str
+    prompt: str
+    expected: tuple[Mapping[str, Any], ...]
+    got: str | None
+    outcome: Outcome | None
+    explanation: str
+    latency_s: float | None
+    tokens: int | None
+
+    @property
+    def is_correct(self) -> bool | None:
+        """Whether the case passed; None when it was not scored."""
+        return None if self.outcome is None else self.outcome is Outcome.CORRECT
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One model on one suite. Results may be compared when their `suite_fingerprint` is the same."""
+
+    suite: str
+    suite_fingerprint: str
+    model_name: str
+    categories: tuple[str, ...]
+    cases: tuple[CaseResult, ...]
+
+    @property
+    def by_category(self) -> dict[str, Tally]:
+        """Counts per category, in the suite's order."""
+        return tally_by([(case.category, case.is_correct) for case in self.cases], self.categories)
+
+    @property
+    def overall(self) -> Tally:
+        """Counts over all cases."""
+        return tally([case.is_correct for case in self.cases])
+
+    @property
+    def median_latency_s(self) -> float | None:
+        """Median over the cases that have a reply."""
+        latencies = [case.latency_s for case in self.cases if case.latency_s is not None]
+        return statistics.median(latencies) if latencies else None
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """How often each outcome other than `correct` occurred, most frequent first."""
+        counts = Counter(case.outcome for case in self.cases if case.outcome not in (None, Outcome.CORRECT))
+        return {outcome: count for outcome, count in counts.most_common() if outcome is not None}
+
+    def verdicts(self) -> dict[str, bool | None]:
+        """Passed, failed or not scored, by case id."""
+        return {case.id: case.is_correct for case in self.cases}
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content; `summary` is derived from `cases`."""
+        return {
+            "suite": self.suite,
+            "suite_fingerprint": self.suite_fingerprint,
+            "model": self.model_name,
+            "summary": {
+                "overall": self.overall.to_json(),
+                "categories": {name: count.to_json() for name, count in self.by_category.items()},
+                "failures": {
+                    str(outcome): {"count": count, "remedy": REMEDY[outcome]}
+                    for outcome, count in self.outcomes.items()
+                },
+                "median_latency_s": self.median_latency_s,
+            },
+            "cases": [
+                {**vars(case), "expected": list(case.expected), "outcome": case.outcome or "unscored"}
+                for case in self.cases
+            ],
+        }
+
+    def save(self, folder: Path) -> Path:
+        """Write `<suite>-<model>.json`, whole or not at all; return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{file_name(self.suite)}-{file_name(self.model_name)}.json"
+        text = json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
+        partial = path.with_suffix(".json.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        return path
+
+
+def load_result(path: Path) -> EvalResult:
+    """Read what `EvalResult.save` wrote.
+
+    Raises:
+        ResultError: no such file, or not a result.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        cases = tuple(_case(case) for case in value["cases"])
+        categories = tuple(value["summary"]["categories"])
+        return EvalResult(value["suite"], value["suite_fingerprint"], value["model"], categories, cases)
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise ResultError(f"{path}: no evaluation result: key {error} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise ResultError(f"{path}: no evaluation result: {error}") from error
+
+
+def _case(value: dict[str, Any]) -> CaseResult:
+    outcome = None if value["outcome"] == "unscored" else Outcome(value["outcome"])
+    return CaseResult(**{**value, "expected": tuple(value["expected"]), "outcome": outcome})
+
+
+def file_name(name: str) -> str:
+    """A model's or suite's name as part of a file name: hub ids have slashes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_") or "unnamed"

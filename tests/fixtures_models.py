@@ -1,0 +1,94 @@
+"""Tiny models made on the spot, so that tests need neither a network nor files in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from tinydispatch import formats
+
+# More threads than one only wait for each other on matrices this small, for seconds when the machine is busy.
+torch.set_num_threads(1)
+
+QWEN2_EXPRESSION = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CONTROL = (formats.TURN_START, formats.TURN_END, formats.DOCUMENT_END)
+_CORPUS = (
+    'What is the weather in Oslo tomorrow? {"name": "get_weather", "arguments": {"location": "Oslo"}}',
+    "Remind me to call Zoë at 18:30, I'm sure she'll pick up.",
+    "Today is Thursday 2026-03-19. Friday 2026-03-20, Saturday 2026-03-21.",
+    "convert_currency(amount: number, from_currency: currency, to_currency: currency)",
+    "system user assistant tool name arguments send an e-mail to jo@example.org",
+)
+
+
+def make_tiny_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with qwen2's splitting, our special tokens and our chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(QWEN2_EXPRESSION), behavior="isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(formats.SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS * 3, trainer)
+    tokenizer.add_tokens(
+        [AddedToken(token, special=token in _CONTROL, normalized=False) for token in formats.SPECIAL_TOKENS]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=formats.TURN_END, pad_token=formats.DOCUMENT_END
+    )
+    fast.chat_template = formats.default_chat_template()
+    return fast
+
+
+def make_tiny_qwen3(directory: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a random Qwen3 checkpoint (64 wide, 2 layers, 400 tokens) with its tokenizer; returns `directory`."""
+    tokenizer = make_tiny_tokenizer()
+    config = Qwen3Config(
+        vocab_size=408,  # more rows than tokens, as real models have
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,  # not hidden_size / heads, as in the real Qwen3
+        max_position_embeddings=1024,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,  # wide enough for logits that spread like a trained model's
+    )
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(config).to(dtype)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def teach_reply(directory: Path, prompt: str, reply: str, *, max_steps: int = 300) -> None:
+    """Overfit a checkpoint until greedy decoding answers `prompt` with `reply` and the end of turn."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    model = Qwen3ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    reply_ids = tokenizer(reply + formats.TURN_END, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([prompt_ids + reply_ids])
+    targets = torch.tensor(reply_ids)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(max_steps):
+        logits = model(ids).logits[0, len(prompt_ids) - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        if loss.item() < 0.02:
+            break
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.save_pretrained(directory)
