@@ -41,6 +41,7 @@ def run_pipeline(config: str, overrides: Sequence[str], force: Stage | None) -> 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("scripts").setLevel(logging.INFO)
     logging.getLogger("export").setLevel(logging.INFO)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says on import which optional kernels it lacks
     try:
         run = load_run_config(config, overrides)
         for index, source in enumerate(run.data.sources):
@@ -116,13 +117,9 @@ class _Pipeline:
             run.data, seed=run.seed, out_dir=self.folder, case_texts=load_case_texts(), count_tokens=counter
         )
         card = prepared.card
-        logger.info(
-            "%d rows read: %d for training, %d held out, rejected %s",
-            card.read,
-            card.train,
-            card.heldout,
-            dict(card.rejected),
-        )
+        logger.info("%d rows read: %d for training, %d held out", card.read, card.train, card.heldout)
+        for reason, count in card.rejected.items():
+            logger.info("  %d rejected: %s", count, reason)
 
     def _wait_for_main(self) -> None:
         if self.processes > 1:

@@ -1,0 +1,187 @@
+"""The run's settings: shipped files load, mistakes are named and guessed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from training.config import CONFIGS_DIR, Dtype, Method, OptimizerName, WandbMode, dump_run_config, load_run_config
+from training.errors import ConfigError
+
+MINIMAL = "model: {path: some/model}\ndata: {sources: [{kind: synth, count: 3}]}\n"
+SHIPPED = sorted(CONFIGS_DIR.glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def complaint(path: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_loads_by_path_and_by_name(path: Path) -> None:
+    run = load_run_config(str(path))
+    assert run == load_run_config(path.name) == load_run_config(path.stem)
+    assert run.name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_head_of_every_shipped_config_says_command_hardware_and_cost(path: Path) -> None:
+    head = path.read_text("utf-8").split("name:")[0]
+    assert f"--config {path.name}" in head
+    assert "Hardware:" in head
+    assert "Cost:" in head
+
+
+def test_there_are_shipped_configs() -> None:
+    assert {"nano", "opt350m", "qwen3-4b-lora"} <= {path.stem for path in SHIPPED}
+
+
+def test_opt350m_is_the_published_recipe() -> None:
+    run = load_run_config("opt350m")
+    training = run.training
+    assert run.model.path == "facebook/opt-350m"
+    assert training.per_device_batch_size * training.gradient_accumulation_steps == 32
+    assert (training.learning_rate, training.warmup_steps, training.max_grad_norm) == (5e-5, 100, 0.3)
+    assert (training.method, training.epochs, training.weight_decay) == (Method.FULL, 1, 0.01)
+    assert training.gradient_checkpointing
+    assert run.data.max_length_tokens == 2048
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
+    run = load_run_config(write(tmp_path, MINIMAL), ["tracking.project='1e4'", "training.learning_rate=3e-5"])
+    assert load_run_config(write(tmp_path, dump_run_config(run))) == run
+
+
+def test_a_run_is_named_after_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert load_run_config(path).name == "mine"
+    assert load_run_config(path, ["name=other"]).run_dir == Path("runs/other")
+
+
+def test_an_unknown_key_names_the_file_and_guesses(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "training: {learning_rat: 1.0}\n")
+    assert complaint(path) == f"{path}: unknown key 'training.learning_rat'; did you mean 'learning_rate'?"
+
+
+def test_a_known_key_in_the_wrong_section_is_pointed_to_the_right_one(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "learning_rate: 1.0\n")
+    assert complaint(path).endswith("unknown key 'learning_rate'; did you mean 'training.learning_rate'?")
+
+
+def test_an_unknown_key_inside_a_list_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL.replace("count: 3", "count: 3, max_row: 5"))
+    assert complaint(path) == f"{path}: unknown key 'data.sources.0.max_row'; did you mean 'max_rows'?"
+
+
+def test_an_unknown_source_lists_the_known_ones(tmp_path: Path) -> None:
+    message = complaint(write(tmp_path, MINIMAL.replace("kind: synth", "kind: synht")))
+    assert "'data.sources.0.kind'" in message
+    assert "'toolbench'" in message
+    assert "'synht'" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("training: {epochs: '3'}", "'training.epochs': expected a number, got '3' (text)"),
+        ("training: {warmup_steps: 1.5}", "'training.warmup_steps': expected"),
+        ("training: {gradient_checkpointing: 1}", "expected true or false, got 1 (integer)"),
+        ("training: {method: qlora}", "'training.method': expected 'full' or 'lora', got 'qlora' (text)"),
+        ("training: {learning_rate: .inf}", "'training.learning_rate': expected a finite number"),
+        ("training: {learning_rate: 0}", "'training.learning_rate': expected greater than 0, got 0"),
+        ("training: 3", "'training': expected a section"),
+        ("seed: true", "'seed': expected an integer, got True"),
+        ("name: a/b", "'name': 'a/b' names the run's folder"),
+        ("training: {lora: {target_modules: [q_proj, lm_head]}}", "'lm_head' cannot carry an adapter"),
+        ("training: {method: lora, optimizer: muon}", "adapters train with 'adamw'"),
+        ("data: {sources: [{kind: synth, count: '3'}]}", "'data.sources.0.count': expected an integer, got '3'"),
+    ],
+)
+def test_a_wrong_value_names_key_value_and_what_is_expected(tmp_path: Path, line: str, expected: str) -> None:
+    text = MINIMAL if not line.startswith("data") else "model: {path: some/model}\n"
+    path = write(tmp_path, f"{text}{line}\n")
+    message = complaint(path)
+    assert message.startswith(f"{path}: ")
+    assert expected in message
+
+
+def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
+    message = complaint(write(tmp_path, MINIMAL + "training: {epochs: x, method: y, bogus: 1}\n"))
+    assert len(message.splitlines()) == 3
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    assert "missing key 'model'" in complaint(write(tmp_path, "data: {sources: [{kind: synth, count: 3}]}\n"))
+
+
+def test_a_missing_file_lists_the_shipped_configs() -> None:
+    message = complaint("nan0")
+    assert "'nan0'" in message
+    assert "nano.yaml" in message
+    assert "opt350m.yaml" in message
+
+
+def test_numbers_without_a_dot_are_numbers_and_off_is_text(tmp_path: Path) -> None:
+    text = MINIMAL + "training: {learning_rate: 1e-4}\ntracking: {wandb: off}\n"
+    run = load_run_config(write(tmp_path, text))
+    assert run.training.learning_rate == 1e-4
+    assert run.tracking.wandb is WandbMode.OFF
+
+
+def test_a_key_that_occurs_twice_is_an_error(tmp_path: Path) -> None:
+    assert "key 'seed' occurs twice" in complaint(write(tmp_path, MINIMAL + "seed: 1\nseed: 2\n"))
+
+
+def test_text_that_is_no_yaml_or_no_mapping_is_an_error(tmp_path: Path) -> None:
+    assert "not valid YAML" in complaint(write(tmp_path, "a: [1\n"))
+    assert "expected 'key: value' lines" in complaint(write(tmp_path, "- 1\n"))
+
+
+def test_overrides_are_yaml_and_reach_into_lists(tmp_path: Path) -> None:
+    overrides = [
+        "training.max_steps=2",
+        "training.learning_rate=1e-3",
+        "training.optimizer=muon",
+        "model.dtype=bfloat16",
+        "data.sources.0.count=7",
+        "data.near_duplicate_threshold=null",
+        "training.lora.target_modules=[q_proj, v_proj]",
+    ]
+    run = load_run_config(write(tmp_path, MINIMAL), overrides)
+    assert (run.training.max_steps, run.training.learning_rate) == (2, 1e-3)
+    assert run.training.optimizer is OptimizerName.MUON
+    assert run.model.dtype is Dtype.BFLOAT16
+    assert run.data.sources[0].count == 7  # type: ignore[union-attr]
+    assert run.data.near_duplicate_threshold is None
+    assert run.training.lora.target_modules == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.max_stps=2", "unknown key 'training.max_stps'; did you mean 'max_steps'?"),
+        ("training.max_steps=two", "'training.max_steps': expected an integer, got 'two' (text)"),
+        ("training.max_steps", "expected KEY=VALUE"),
+        ("data.sources.3.count=1", "'3' is no index of a list of 1"),
+        ("data.sources.first.count=1", "'first' is no index of a list of 1"),
+    ],
+)
+def test_a_wrong_override_is_named_as_one(tmp_path: Path, override: str, expected: str) -> None:
+    message = complaint(write(tmp_path, MINIMAL), override)
+    assert message.startswith(f"override '{override}': ")
+    assert expected in message
+
+
+def test_an_adapter_section_without_effect_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_run_config(write(tmp_path, MINIMAL + "training: {lora: {rank: 8}}\n"))
+    assert "'training.lora' has no effect" in caplog.text

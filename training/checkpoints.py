@@ -1,0 +1,143 @@
+"""Checkpoints on disk: which one is whole, which belongs to this run, and what to continue from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from training.config import RunConfig
+from training.errors import ResumeError
+
+logger = logging.getLogger(__name__)
+
+_INPUTS = "inputs.json"
+# How a run is watched does not decide what it computes.
+_HARMLESS = {"save_steps", "keep_last_n", "logging_steps"}
+
+
+def newest_complete(directory: Path) -> Path | None:
+    """The `checkpoint-<step>` with the highest step that was written to its end; torn ones are passed over."""
+    found = []
+    for path in directory.glob("checkpoint-*"):
+        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if step and path.is_dir():
+            found.append((int(step[1]), path))
+    for _, path in sorted(found, reverse=True):
+        if is_complete(path):
+            return path
+        logger.warning("%s is incomplete and is passed over", path)
+    return None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether weights, optimizer, schedule and trainer state are all there and none is cut short."""
+    weights = sorted(checkpoint.glob("*.safetensors"))
+    state = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+    return (
+        bool(weights)
+        and all(_is_whole_safetensors(path) for path in weights)
+        and all(zipfile.is_zipfile(path) for path in state)
+        and read_step(checkpoint) is not None
+    )
+
+
+def read_step(checkpoint: Path) -> int | None:
+    """The step that a checkpoint was made after; None when its trainer state (written last) cannot be read."""
+    try:
+        step = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    """The header states how long the file must be, and opening compares."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def training_inputs(run: RunConfig, train_path: Path, template_hash: str) -> dict[str, Any]:
+    """What decides the weights of every step, as flat JSON: settings, seed, and a hash of the data."""
+    training = run.training.model_dump(mode="json")
+    inputs = {f"training.{key}": value for key, value in training.items() if key not in _HARMLESS}
+    inputs |= {f"model.{key}": value for key, value in run.model.model_dump(mode="json").items()}
+    inputs |= {"seed": run.seed, "data.max_length_tokens": run.data.max_length_tokens}
+    return inputs | {"chat template": template_hash, "data": file_sha256(train_path)}
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prepare_resume(directory: Path, inputs: dict[str, Any], *, restart: bool) -> Path | None:
+    """The checkpoint to continue from, or None to begin; `inputs` is recorded beside the checkpoints.
+
+    Checkpoints of a finished training with other inputs are removed, and so are all when `restart`.
+
+    Raises:
+        ResumeError: an unfinished training with other settings or data has a checkpoint there.
+    """
+    record = _read_record(directory)
+    if restart:
+        _clear(directory)
+    elif record is not None and record["inputs"] != inputs:
+        if not record["finished"] and newest_complete(directory) is not None:
+            raise ResumeError(_mismatch(directory, record["inputs"], inputs))
+        _clear(directory)
+    checkpoint = newest_complete(directory) if directory.is_dir() else None
+    _write_record(directory, inputs, finished=False)
+    return checkpoint
+
+
+def mark_finished(directory: Path, inputs: dict[str, Any]) -> None:
+    """Record that nobody waits to continue these checkpoints: the training ended, or diverged."""
+    _write_record(directory, inputs, finished=True)
+
+
+def _read_record(directory: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((directory / _INPUTS).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ResumeError(
+            f"{directory / _INPUTS} cannot be read ({error}); delete {directory} to start over"
+        ) from error
+    return dict(record)
+
+
+def _write_record(directory: Path, inputs: dict[str, Any], *, finished: bool) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    fresh = directory / f"{_INPUTS}.tmp"
+    fresh.write_text(json.dumps({"finished": finished, "inputs": inputs}, indent=1), "utf-8")
+    fresh.replace(directory / _INPUTS)  # atomic: a kill in between leaves the old record
+
+
+def _clear(directory: Path) -> None:
+    for path in directory.glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+def _mismatch(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> str:
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            same_for_reader = key in {"data", "chat template"}
+            changed.append(f"{key} changed" if same_for_reader else f"{key}: {old.get(key)!r} → {new.get(key)!r}")
+    return (
+        f"{directory} holds an unfinished training with other inputs ({'; '.join(changed)}). Undo the change to "
+        f"continue it, delete {directory} to start over, or give the run another name"
+    )

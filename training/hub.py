@@ -1,0 +1,138 @@
+"""From a model's name to a local directory: checked and fetched before anything slow starts."""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import threading
+from pathlib import Path
+
+import httpx2  # the transport of huggingface_hub 2, whose connection errors it lets through as they are
+from huggingface_hub import HfApi, ModelInfo, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from training.config import ModelConfig
+from training.errors import ModelNotFoundError
+
+# What a causal language model needs; repositories also hold copies for other frameworks, gigabytes each.
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+_PROBE_TIMEOUT_S = 6.0
+
+_PROBE_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.RequestError)
+
+
+def resolve_model(model: ModelConfig) -> Path:
+    """The local directory of a model: the one that was named, or a hub snapshot, fetched once and then kept.
+
+    Answers within ten seconds when there is no network.
+
+    Raises:
+        ModelNotFoundError: no such directory, no such repository, no access, or no network.
+    """
+    directory = Path(model.path).expanduser()
+    if directory.exists():
+        return _checked_directory(directory, model.path)
+    if not _is_hub_id(model.path):
+        raise ModelNotFoundError(f"model.path '{model.path}': no such directory. {_advice()}")
+    return _hub_snapshot(model)
+
+
+def _checked_directory(directory: Path, given: str) -> Path:
+    if not directory.is_dir():
+        raise ModelNotFoundError(f"model.path '{given}' is a file; expected a directory with config.json and weights")
+    if not (directory / "config.json").is_file():
+        raise ModelNotFoundError(f"model.path '{given}': the directory has no config.json, so it holds no model")
+    if not _has_weights(directory):
+        files = "*.safetensors or pytorch_model*.bin"
+        raise ModelNotFoundError(f"model.path '{given}': the directory has no weights ({files}), or not all of them")
+    return directory
+
+
+def _has_weights(directory: Path) -> bool:
+    """Whether weights are there, and of weights in several files every one: a download may have been interrupted."""
+    for index in directory.glob("*.index.json"):
+        shards = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
+        if any(not (directory / shard).is_file() for shard in shards):
+            return False
+    return any(directory.glob("*.safetensors")) or any(directory.glob("pytorch_model*.bin"))
+
+
+def _is_hub_id(path: str) -> bool:
+    """`name` or `owner/name`, as the Hub allows them; anything else can only be meant as a directory."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", path) is not None
+
+
+def _hub_snapshot(model: ModelConfig) -> Path:
+    cached = _cached_snapshot(model)
+    # A commit never changes; without a revision, what was fetched first is what every later run of it uses.
+    if cached is not None:
+        return cached
+    try:
+        info = _probe(model)
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+        fetched = Path(snapshot_download(model.path, revision=info.sha, allow_patterns=[*_SMALL_FILES, weights]))
+    except GatedRepoError as error:
+        raise ModelNotFoundError(_failed(model, "access has to be requested and `hf auth login` run")) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFoundError(_failed(model, f"it has no revision '{model.revision}'")) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(_failed(model, "the Hub has no such public model")) from error
+    except _PROBE_ERRORS as error:
+        raise ModelNotFoundError(_failed(model, f"the Hub cannot be reached ({_first_line(error)})")) from error
+    if not _has_weights(fetched):
+        raise ModelNotFoundError(_failed(model, "it holds neither *.safetensors nor pytorch_model*.bin"))
+    return fetched
+
+
+def _probe(model: ModelConfig) -> ModelInfo:
+    """What the Hub knows of the model, within the timeout.
+
+    In a thread of its own, because the client's timeout counts for each address of the host anew and not at all for
+    the name look-up: a network that swallows packets would hold the start up for a minute.
+    """
+    answer: queue.Queue[ModelInfo | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(HfApi().model_info(model.path, revision=model.revision, timeout=_PROBE_TIMEOUT_S))
+        except (ValueError, *_PROBE_ERRORS) as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        result = answer.get(timeout=_PROBE_TIMEOUT_S)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {_PROBE_TIMEOUT_S:.0f} s") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _cached_snapshot(model: ModelConfig) -> Path | None:
+    try:
+        cached = Path(snapshot_download(model.path, revision=model.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    # An interrupted download leaves a folder without (all) weights.
+    return cached if (cached / "config.json").is_file() and _has_weights(cached) else None
+
+
+def _failed(model: ModelConfig, reason: str) -> str:
+    return f"model '{model.path}' cannot be fetched: {reason}. {_advice()}"
+
+
+def _advice() -> str:
+    return "To use a copy on disk, give its directory: model.path=/path/to/model"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,84 @@
+"""The weights that a run starts from, fitted to its tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from training.config import Dtype
+from training.errors import ConfigError, ModelNotFoundError, TokenizerError
+
+logger = logging.getLogger(__name__)
+
+_TORCH_DTYPES = {
+    Dtype.FLOAT32: torch.float32,
+    Dtype.BFLOAT16: torch.bfloat16,
+    Dtype.FLOAT16: torch.float16,
+}
+
+
+def load_model(directory: Path, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) -> PreTrainedModel:
+    """A causal language model with a row in its embedding for every token, and the tokenizer's end token.
+
+    Raises:
+        ModelNotFoundError: the directory holds no causal language model that transformers can read.
+        TokenizerError: an OPT model whose embedding has no free rows for the special tokens.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=_TORCH_DTYPES[dtype], local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelNotFoundError(f"{directory}: no causal language model can be loaded: {error}") from error
+    fit_embedding(model, tokenizer)
+    _set_special_ids(model, tokenizer)
+    return model
+
+
+def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Grow the embedding where it has fewer rows than the tokenizer has ids; free rows are used as they are.
+
+    OPT has 50,272 rows for 50,265 tokens, which is why our format has seven special tokens: nothing is resized, so
+    the file keeps the shape that every OPT program expects.
+
+    Raises:
+        TokenizerError: an OPT model that would have to grow.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = max(tokenizer.get_vocab().values()) + 1
+    if ids <= rows:
+        return
+    if model.config.model_type == "opt":
+        raise TokenizerError(f"the tokenizer has ids up to {ids - 1}, the OPT embedding only {rows} rows; nothing fits")
+    logger.warning("the embedding grows from %d to %d rows for new tokens", rows, ids)
+    model.resize_token_embeddings(ids)
+
+
+def _set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Generation stops at the turn's end; further stops that a model already has beside it (Qwen) are kept."""
+    end = tokenizer.eos_token_id
+    model.config.eos_token_id = end
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generation = model.generation_config
+    stops = generation.eos_token_id
+    if not (isinstance(stops, list) and end in stops):
+        generation.eos_token_id = end
+    generation.pad_token_id = tokenizer.pad_token_id
+
+
+def check_length(directory: Path, max_length_tokens: int) -> None:
+    """Refuse lengths for which the model has no positions, before any data is read.
+
+    Raises:
+        ConfigError: `data.max_length_tokens` exceeds the model's positions.
+    """
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and max_length_tokens > positions:
+        raise ConfigError(
+            f"data.max_length_tokens is {max_length_tokens}, but the model in {directory} has {positions} positions; "
+            f"set data.max_length_tokens={positions} or less"
+        )

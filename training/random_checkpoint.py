@@ -1,0 +1,209 @@
+"""Model directories of a real architecture with random weights: everything but the answers, without a download."""
+
+from __future__ import annotations
+
+import json
+import pydoc_data.topics
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+# As many merges as half a megabyte of text supports; the rest of the vocabulary is filler that no text produces.
+_LEARNED_TOKENS, _TEXT_CHARS = 8_000, 500_000
+_TINY_LEARNED_TOKENS, _TINY_TEXT_CHARS = 1_500, 50_000
+
+_OPT_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+
+# Qwen3's added tokens in their order; True marks control tokens, which a reader does not see.
+_QWEN_ADDED = (
+    *((f"<|{name}|>", True) for name in ("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end")),
+    *((f"<|{name}|>", True) for name in ("box_start", "box_end", "quad_start", "quad_end")),
+    *((f"<|{name}|>", True) for name in ("vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")),
+    *((token, False) for token in ("<tool_call>", "</tool_call>")),
+    *(
+        (f"<|{name}|>", False)
+        for name in ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")
+    ),
+    *((token, False) for token in ("<tool_response>", "</tool_response>", "<think>", "</think>")),
+)
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A named shape: `tokens` are the tokenizer's ids, of which the embedding may have more rows.
+
+    A tiny one also has its tokenizer trained on little text, for tests.
+    """
+
+    family: str
+    tokens: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    is_tiny: bool = False
+
+
+_OPT_350M = {
+    "hidden_size": 1024,
+    "ffn_dim": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "word_embed_proj_dim": 512,
+    "do_layer_norm_before": False,
+}
+_TINY_OPT = _OPT_350M | {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_QWEN3_0_6B = {
+    "vocab_size": 151_936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": True,
+}
+_TINY_QWEN3 = _QWEN3_0_6B | {
+    "vocab_size": 2_304,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+
+ARCHITECTURES = {
+    "opt-125m": Architecture("opt", 50_265),
+    "opt-350m": Architecture("opt", 50_265, _OPT_350M),
+    "qwen3-0.6b": Architecture("qwen3", 151_669, _QWEN3_0_6B),
+    "tiny-opt": Architecture("opt", 50_265, _TINY_OPT | {"word_embed_proj_dim": 16}, is_tiny=True),
+    "tiny-qwen3": Architecture("qwen3", 2_200, _TINY_QWEN3, is_tiny=True),
+}
+
+
+def make_checkpoint(name: str, directory: Path, *, dtype: torch.dtype = torch.float16, seed: int = 0) -> None:
+    """Write config, random weights, tokenizer and a README to `directory`.
+
+    Raises:
+        ValueError: no such architecture, or the directory exists and is not empty.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"no architecture '{name}'; there are: {', '.join(ARCHITECTURES)}")
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty; name a new directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    architecture = ARCHITECTURES[name]
+    torch.manual_seed(seed)
+    model = _opt(architecture) if architecture.family == "opt" else _qwen3(architecture)
+    model.to(dtype).save_pretrained(directory)
+    if architecture.family == "opt":
+        _write_opt_tokenizer(directory, architecture)
+    else:
+        _write_qwen_tokenizer(directory, architecture)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    (directory / "README.md").write_text(_readme(name, weights, seed), "utf-8")
+
+
+def _opt(architecture: Architecture) -> PreTrainedModel:
+    return OPTForCausalLM(OPTConfig(**architecture.settings))
+
+
+def _qwen3(architecture: Architecture) -> PreTrainedModel:
+    ids = {
+        "bos_token_id": _qwen_id(architecture, "<|endoftext|>"),
+        "eos_token_id": _qwen_id(architecture, "<|im_end|>"),
+    }
+    config: PreTrainedConfig = Qwen3Config(
+        **architecture.settings, **ids, rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0}
+    )
+    model: PreTrainedModel = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=ids["bos_token_id"],
+        pad_token_id=ids["bos_token_id"],
+        eos_token_id=[ids["eos_token_id"], ids["bos_token_id"]],
+    )
+    return model
+
+
+def _qwen_id(architecture: Architecture, token: str) -> int:
+    first = architecture.tokens - len(_QWEN_ADDED)
+    return first + [name for name, _ in _QWEN_ADDED].index(token)
+
+
+def _text() -> str:
+    """JSON and English that every installation has: the bundled tools and Python's manual."""
+    tools = resources.files("tinydispatch").joinpath("bundled_tools.json").read_text("utf-8")
+    manual = [str(text) for _, text in sorted(pydoc_data.topics.topics.items())]
+    return "\n\n".join([tools, json.dumps(json.loads(tools)), *manual])
+
+
+def _learned_bpe(
+    pre_tokenizer: pre_tokenizers.PreTokenizer, first: tuple[str, ...], tokens: int, *, is_tiny: bool
+) -> dict[str, Any]:
+    """A byte-level BPE of `tokens` tokens, as tokenizer.json spells it: `vocab` and `merges`."""
+    learned, chars = (_TINY_LEARNED_TOKENS, _TINY_TEXT_CHARS) if is_tiny else (_LEARNED_TOKENS, _TEXT_CHARS)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=min(tokens, learned),
+        special_tokens=list(first),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([_text()[:chars]], trainer)
+    bpe: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
+    for identifier in range(len(bpe["vocab"]), tokens):
+        bpe["vocab"][f"madeupword{identifier:06d}"] = identifier
+    return bpe
+
+
+def _write_opt_tokenizer(directory: Path, architecture: Architecture) -> None:
+    """The files of OPT's repositories: GPT-2's two, and one that names the special tokens."""
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe = _learned_bpe(splitter, _OPT_SPECIAL, architecture.tokens, is_tiny=architecture.is_tiny)
+    (directory / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False), "utf-8")
+    merges = "\n".join(" ".join(pair) for pair in bpe["merges"])
+    (directory / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", "utf-8")
+    names = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    config = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "add_prefix_space": False, "errors": "replace"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config | names, indent=2), "utf-8")
+
+
+def _write_qwen_tokenizer(directory: Path, architecture: Architecture) -> None:
+    words = pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated")
+    splitter = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe = _learned_bpe(splitter, (), architecture.tokens - len(_QWEN_ADDED), is_tiny=architecture.is_tiny)
+    tokenizer = Tokenizer(models.BPE(vocab=bpe["vocab"], merges=[tuple(pair) for pair in bpe["merges"]]))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(token, special=control, normalized=False) for token, control in _QWEN_ADDED])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    # Qwen's own template; TRL carries it to recognise the family.
+    wrapped.chat_template = resources.files("trl").joinpath("chat_templates/qwen3.jinja").read_text("utf-8")
+    wrapped.save_pretrained(directory)
+
+
+def _readme(name: str, weights: int, seed: int) -> str:
+    return (
+        f"# {name} with random weights\n\n"
+        f"The architecture of {name} ({weights:,} weights) with **random weights** (seed {seed}) and a byte-level BPE\n"
+        "tokenizer trained on Python's manual, filled up to the real vocabulary size. It has learned nothing: use it\n"
+        "to try the pipeline, its memory and its speed, never its answers.\n"
+    )
