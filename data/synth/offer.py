@@ -4,61 +4,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from data.synth import lexicon
 from data.synth.domains import Clause, ParamSpec, ToolSpec
-from data.synth.slots import SCALARS, SlotSpec
+from data.synth.slots import SlotSpec
+from data.synth.tables import tables
+from data.synth.values import SCALARS
 from tinydispatch.tools import Tool, ToolCall
-
-_VERBS = (
-    "get",
-    "set",
-    "run",
-    "fetch",
-    "make",
-    "start",
-    "stop",
-    "find",
-    "add",
-    "remove",
-    "check",
-    "list",
-    "update",
-    "open",
-    "send",
-    "read",
-    "do",
-    "apply",
-    "load",
-    "sync",
-)
-_NOUNS = (
-    "value",
-    "label",
-    "count",
-    "target",
-    "mode",
-    "source",
-    "key",
-    "group",
-    "item",
-    "level",
-    "name",
-    "code",
-    "area",
-    "owner",
-    "size",
-    "kind",
-    "tag",
-    "path",
-    "limit",
-    "title",
-)
-_AFFIXES = ("", "", "", "", "", "_v2", "_tool", "_api", "2")
-_PREFIXES = ("", "", "", "", "", "", "api_", "do_", "user_", "my_", "home.", "svc.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +51,7 @@ def invented_offer(spec: ToolSpec, rng: random.Random, *, skip_first_name: bool 
     params = [p for p in spec.params.values() if p.is_required or rng.random() < 0.75]
     rng.shuffle(params)
     params.sort(key=lambda param: not param.is_required and rng.random() < 0.8)
-    style = rng.choice([str, str, str, camel])
+    style = rng.choice(_NAME_STYLES)
     taken: dict[str, str] = {}
     for param in params:
         options = param.names[1:] if skip_first_name and len(param.names) > 1 and rng.random() < 0.7 else param.names
@@ -114,9 +69,9 @@ def invented_offer(spec: ToolSpec, rng: random.Random, *, skip_first_name: bool 
 
 
 def _tool_name(name: str, rng: random.Random) -> str:
-    name = f"{rng.choice(_PREFIXES)}{name}{rng.choice(_AFFIXES)}"
+    name = f"{rng.choice(tables().tool_prefixes)}{name}{rng.choice(tables().tool_affixes)}"
     if rng.random() < 0.04:
-        return f"{rng.choice(_VERBS)}_{lexicon.pseudo_ascii(rng)}"
+        return f"{rng.choice(tables().tool_verbs)}_{lexicon.pseudo_ascii(rng)}"
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
 
 
@@ -126,9 +81,13 @@ def camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
+_NAME_STYLES: tuple[Callable[[str], str], ...] = (str, str, str, camel)
+_ENUM_STYLES: tuple[Callable[[str], str], ...] = (str, str.upper, str.capitalize)
+
+
 def _respelled(slot: SlotSpec, rng: random.Random) -> dict[str, str]:
     values = list(slot.argument)
-    change = rng.choices([str, str.upper, str.capitalize], [82, 10, 8])[0]
+    change = rng.choices(_ENUM_STYLES, [82, 10, 8])[0]
     changed = {value: change(value) for value in values}
     return changed if len(set(changed.values())) == len(values) else {value: value for value in values}
 
@@ -140,73 +99,53 @@ def _property(param: ParamSpec, enum_values: Mapping[str, str] | None) -> dict[s
 
 def random_spec(rng: random.Random) -> ToolSpec:
     """A tool that nobody has heard of, asked for by its own words: only reading the signature can help."""
-    verb, thing = rng.choice(_VERBS), lexicon.pseudo_ascii(rng)
-    second = rng.choice(_NOUNS) if rng.random() < 0.5 else ""
+    verb, thing = rng.choice(tables().tool_verbs), lexicon.pseudo_ascii(rng)
+    second = rng.choice(tables().parameter_nouns) if rng.random() < 0.5 else ""
     words = " ".join(part for part in (verb, thing, second) if part)
+    params = _random_params(rng)
+    descriptions = [words.capitalize(), f"{verb.capitalize()}s the {thing}", f"Tool to {words}"]
+    return ToolSpec(
+        domain="random",
+        names=("_".join(words.split()),),
+        descriptions=(rng.choice([*descriptions, f"{thing.capitalize()} {second}".strip()]),),
+        params=params,
+        heads=_random_heads(verb, thing, second),
+        adjuncts={key: _random_adjuncts(key, param.names[0]) for key, param in params.items()},
+        ask={key: _random_questions(param.names[0]) for key, param in params.items()},
+        result={"status": ["ok", "done"]},
+        replies=("Done.", "All set."),
+    )
+
+
+def _random_params(rng: random.Random) -> dict[str, ParamSpec]:
     count = rng.choices([0, 1, 2, 3, 4], [4, 30, 34, 22, 10])[0]
-    names = rng.sample(_NOUNS, count)
+    names = rng.sample(tables().parameter_nouns, count)
     names = [lexicon.pseudo_ascii(rng) if rng.random() < 0.35 else name for name in names]
+    kinds = [kind for kind in SCALARS if kind != "task"]
     params = {}
     for index, name in enumerate(dict.fromkeys(names)):
-        kinds = [kind for kind in SCALARS if kind != "task"]
         slot = SlotSpec("integer", (0, 999)) if rng.random() < 0.15 else SlotSpec(rng.choice(kinds))
         slot = SlotSpec("word") if rng.random() < 0.25 else slot
         params[f"p{index}"] = ParamSpec(f"p{index}", (name,), slot, is_required=rng.random() < 0.6)
-    adjuncts = {
-        key: tuple(
-            phrase.replace("@", param.names[0]).replace("$", f"{{{key}}}")
-            for phrase in (
-                "with @ $",
-                "@ $",
-                "@ set to $",
-                "where @ is $",
-                "@: $",
-                "using $ as the @",
-                "@ = $",
-                "and @ $",
-                "$ as @",
-                "the @ is $",
-            )
-        )
-        for key, param in params.items()
-    }
-    heads = {
-        Clause.IMPERATIVE: (
-            words,
-            f"run {words}",
-            f"use {'_'.join(words.split())}",
-            f"{verb} the {thing} {second}".strip(),
-            f"[do|trigger|perform|execute] {words}",
-        ),
+    return params
+
+
+def _random_heads(verb: str, thing: str, second: str) -> dict[Clause, tuple[str, ...]]:
+    words = " ".join(part for part in (verb, thing, second) if part)
+    bare = f"{verb} the {thing} {second}".strip()
+    run = f"run {words}", f"use {'_'.join(words.split())}", bare, f"[do|trigger|perform|execute] {words}"
+    return {
+        Clause.IMPERATIVE: (words, *run),
         Clause.QUESTION: (f"can I {words}", f"is there a way to {words}", f"how about we {words}"),
         Clause.STATEMENT: (f"I [need|want] to {words}", f"we should {words}", f"it's time to {words}"),
         Clause.NOUN: (f"{thing} {second}".strip(), words),
     }
-    joined = "_".join(words.split())
-    description = rng.choice(
-        [
-            words.capitalize(),
-            f"{verb.capitalize()}s the {thing}",
-            f"Tool to {words}",
-            f"{thing.capitalize()} {second}".strip(),
-        ]
-    )
-    ask = {
-        key: (
-            f"What should the {param.names[0]} be?",
-            f"Which {param.names[0]}?",
-            f"Please give me the {param.names[0]}.",
-        )
-        for key, param in params.items()
-    }
-    return ToolSpec(
-        "random",
-        (joined,),
-        (description,),
-        params,
-        heads,
-        adjuncts,
-        ask,
-        {"status": ["ok", "done"]},
-        ("Done.", "All set."),
-    )
+
+
+def _random_adjuncts(key: str, name: str) -> tuple[str, ...]:
+    value = f"{{{key}}}"
+    return tuple(phrase.format(name=name, value=value) for phrase in tables().invented_adjuncts)
+
+
+def _random_questions(name: str) -> tuple[str, ...]:
+    return f"What should the {name} be?", f"Which {name}?", f"Please give me the {name}."

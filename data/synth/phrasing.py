@@ -11,42 +11,17 @@ from typing import Any
 from data.synth import grammar, lexicon
 from data.synth.domains import Clause, ToolSpec
 from data.synth.grammar import Segment, SlotRef
-from data.synth.slots import Context, Filled, SlotSpec, free_text
+from data.synth.slots import SlotSpec
+from data.synth.tables import tables
 from data.synth.temporal import date_range
+from data.synth.values import Context, Filled
+from data.synth.vocabulary import free_text
 
 _CLAUSE_WEIGHTS = {Clause.IMPERATIVE: 42, Clause.QUESTION: 22, Clause.STATEMENT: 20, Clause.NOUN: 16}
 _FRONTED = frozenset({"date", "time", "datetime", "place", "city", "timezone", "venue", "duration_minutes"})
-_BEFORE_IMPERATIVE = (
-    "please ", "can you ", "could you ", "could you please ", "can you please ", "would you ", "I'd like you to ", "I need you to ", "I want you to ",
-    "go ahead and ", "kindly ", "will you ", "do me a favour and ", "are you able to ", "I'd appreciate it if you could ", "you need to ", "help me ",
-    "would you be able to ", "let's ", "time to ", "I would like to ", "I want to ", "I need to ", "I have to ", "could we ", "can we ", "just ", "pls ", "plz ",
-    "is it possible to ", "any chance you could ", "may I ask you to ", "would you kindly ", "i'd love it if you could ", "make sure to ", "don't forget to ",
-)  # fmt: skip
-_OPENINGS = (
-    "hey, ", "hi, ", "hello, ", "hey ", "ok, ", "ok so ", "alright, ", "so, ", "right, ", "hi there, ", "good morning, ", "quick one: ", "um, ", "listen, ", "well, ",
-    "morning! ", "evening! ", "oh, ", "yo, ", "now ", "next: ", "hiya, ", "sorry, ", "quick question: ", "actually, ", "one more thing: ", "okay ", "dear assistant, ",
-    "hey there! ", "I'm in a hurry: ", "when you have a moment, ", "if you can, ", "for once, ", "first, ", "also, ",
-)  # fmt: skip
-_CLOSINGS = (
-    " please", ", please", " pls", ", thanks", " thanks", ", thank you", " asap", " for me", ", ok?", " if you can", ", would you", ", cheers", " right away", " thx",
-    ", if possible", ", many thanks", ", that would be great", " - thanks!", ", ta", " when you get a chance", ", it's urgent", ", no rush", " now", ", can you?",
-)  # fmt: skip
-_FILLERS = (" um", " uh", " er", " like", " you know", " erm", ", let me see,", " hmm")
-_ABBREVIATIONS = {
-    "please": "pls",
-    "you": "u",
-    "are": "r",
-    "your": "ur",
-    "tomorrow": "tmrw",
-    "thanks": "thx",
-    "and": "&",
-    "for": "4",
-    "to": "2",
-    "with": "w/",
-    "because": "bc",
-    "message": "msg",
-    "people": "ppl",
-}
+# Slots that read well with several values in one phrase ("in Oslo and Bergen").
+_MULTIPLIABLE = {"place", "city", "currency", "timezone", "date", "company", "person", "code", "word"}
+_MULTIPLIABLE |= {"song", "product", "food", "ingredient"}
 _SLOPPY_ABBREVIATIONS = 0.25
 
 
@@ -137,7 +112,7 @@ def _sample(
         covered = spec.covers(ref.name)
         kinds = tuple(spec.params[key].slot.kind for key in covered)
         if ref.form == "np":
-            text = free_text("event", context)
+            text = free_text("event", context.rng)
             filled[ref.name] = Filled(text, {"": text})
         elif kinds == ("date", "date"):
             _fill_range(filled, covered, context, is_one_phrase=ref.name not in spec.params)
@@ -202,7 +177,7 @@ def polite(request: Request, rng: random.Random) -> list[Segment]:
     """The request with what people put around it."""
     segments = list(request.segments)
     if request.clause is Clause.IMPERATIVE and rng.random() < 0.45:
-        opener = rng.choice(_BEFORE_IMPERATIVE)
+        opener = rng.choice(tables().imperative_openers)
         segments.insert(0, Segment(opener))
     return segments
 
@@ -210,9 +185,9 @@ def polite(request: Request, rng: random.Random) -> list[Segment]:
 def dress(segments: list[Segment], clause: Clause, rng: random.Random) -> str:
     """The final text: openings and closings, then a register (neat, casual, sloppy, spoken)."""
     if rng.random() < 0.14:
-        segments = [Segment(rng.choice(_OPENINGS)), *segments]
+        segments = [Segment(rng.choice(tables().openings)), *segments]
     if rng.random() < 0.14 and clause is not Clause.QUESTION:
-        segments = [*segments, Segment(rng.choice(_CLOSINGS))]
+        segments = [*segments, Segment(rng.choice(tables().closings))]
     register = rng.choices(["neat", "casual", "sloppy", "spoken"], [56, 26, 10, 8])[0]
     if register == "neat":
         return _neat(segments, clause, rng)
@@ -255,8 +230,8 @@ def _mangled(segment: Segment, rng: random.Random) -> Segment:
 
 
 def _mangle_word(word: str, rng: random.Random) -> str:
-    if word in _ABBREVIATIONS and rng.random() < _SLOPPY_ABBREVIATIONS:
-        return _ABBREVIATIONS[word]
+    if word in tables().abbreviations and rng.random() < _SLOPPY_ABBREVIATIONS:
+        return tables().abbreviations[word]
     if len(word) < 4 or not word.isalpha() or rng.random() > 0.14:
         return word
     at = rng.randrange(1, len(word) - 1)
@@ -272,7 +247,7 @@ def _hesitant(segment: Segment, rng: random.Random) -> Segment:
     if segment.is_value or rng.random() > 0.18 or " " not in segment.text.strip():
         return segment
     text = segment.text.rstrip()
-    return replace(segment, text=f"{text}{rng.choice(_FILLERS)} ")
+    return replace(segment, text=f"{text}{rng.choice(tables().fillers)} ")
 
 
 def spoken_values(request: Request, count: int, context: Context) -> tuple[str, list[Filled]] | None:
@@ -281,22 +256,9 @@ def spoken_values(request: Request, count: int, context: Context) -> tuple[str, 
     Returns:
         (parameter key, values) or None when the request has no such parameter.
     """
-    simple = {
-        "place",
-        "city",
-        "currency",
-        "timezone",
-        "date",
-        "song",
-        "product",
-        "food",
-        "ingredient",
-        "company",
-        "person",
-        "code",
-        "word",
-    }
-    keys = [key for key, param in request.spec.params.items() if key in request.filled and param.slot.kind in simple]
+    keys = [
+        key for key, param in request.spec.params.items() if key in request.filled and param.slot.kind in _MULTIPLIABLE
+    ]
     if not keys:
         return None
     key = context.rng.choice(keys)

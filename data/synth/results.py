@@ -10,7 +10,8 @@ from typing import Any
 from data.synth import grammar
 from data.synth.domains import ToolSpec
 from data.synth.phrasing import Request
-from data.synth.slots import Context, SlotError, SlotSpec
+from data.synth.slots import SlotError, SlotSpec
+from data.synth.values import Context
 
 
 def draw_result(spec: ToolSpec, arguments: Mapping[str, Any], context: Context) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Dates, times and durations: how people say them, and what they mean on a given day.
+"""Days, spans of days and date-times: how people say them, and what they mean on a given day.
 
-A surface has a bare form ("Friday", "3pm", "45 minutes") and an adverbial one ("on Friday", "at 3pm",
-"for 45 minutes"); durations have an adjective too ("45-minute").
+A surface has a bare form ("Friday", "tomorrow at 3pm") and an adverbial one ("on Friday", "at 3pm tomorrow").
 """
 
 from __future__ import annotations
@@ -13,33 +12,11 @@ from collections.abc import Callable
 
 from babel.dates import get_month_names
 
-Surface = tuple[str, str]  # bare, adverbial
+from data.synth.clock import Surface, clock, part_of_day, say_clock, spoken
+from data.synth.numerals import number_words, ordinal
 
 WEEKDAYS = tuple(calendar.day_name)
 MONTHS = tuple(get_month_names("wide", locale="en")[month] for month in range(1, 13))
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _HOLIDAYS = {
     (12, 25): ("Christmas", "Christmas Day"),
     (12, 24): ("Christmas Eve",),
@@ -48,21 +25,6 @@ _HOLIDAYS = {
     (2, 14): ("Valentine's Day",),
     (10, 31): ("Halloween",),
 }
-
-
-def number_words(value: int) -> str:
-    """English words of 0 to 999."""
-    if value < 20:
-        return ONES[value]
-    if value < 100:
-        return TENS[value // 10] + (f"-{ONES[value % 10]}" if value % 10 else "")
-    rest = f" and {number_words(value % 100)}" if value % 100 else ""
-    return f"{ONES[value // 100]} hundred{rest}"
-
-
-def ordinal(day: int) -> str:
-    """1st, 2nd, 3rd, 4th, …"""
-    return f"{day}{'th' if 10 <= day % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
 
 
 def _on(bare: str) -> Surface:
@@ -178,59 +140,8 @@ _DATE_KINDS: tuple[tuple[float, Callable[[random.Random, dt.date], tuple[Surface
 
 def date(rng: random.Random, today: dt.date) -> tuple[Surface, dt.date]:
     """A day as somebody would say it on `today`."""
-    weights, kinds = zip(*_DATE_KINDS, strict=True)
-    return rng.choices(kinds, weights)[0](rng, today)
-
-
-def clock(rng: random.Random) -> dt.time:
-    """A time of day; the round ones are likelier, as in life."""
-    hour = rng.choice([*range(7, 22), *range(8, 20), *range(0, 24)])
-    minute = rng.choices([0, 30, 15, 45, rng.randrange(0, 60, 5), rng.randrange(60)], [50, 20, 8, 8, 8, 6])[0]
-    return dt.time(hour, minute)
-
-
-def part_of_day(hour: int) -> str:
-    """The word for the part of the day that `hour` falls in."""
-    return "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
-
-
-def say_clock(rng: random.Random, time: dt.time) -> str:
-    """A time without a preposition: "3pm", "15:00", "quarter past nine in the morning"."""
-    hour, minute, twelve = time.hour, time.minute, time.hour % 12 or 12
-    suffix = rng.choice([("am", "pm"), (" am", " pm"), (" a.m.", " p.m."), ("AM", "PM"), (" AM", " PM")])[hour >= 12]
-    if hour == 12 and minute == 0 and rng.random() < 0.6:
-        return rng.choice(["noon", "midday", "12 noon"])
-    roll = rng.random()
-    if roll < 0.3:
-        return (
-            rng.choice([f"{hour:02d}:{minute:02d}", f"{hour:02d}:{minute:02d}", f"{hour}:{minute:02d}"])
-            if (hour >= 13 or hour < 1 or roll < 0.1)
-            else f"{hour:02d}:{minute:02d}"
-        )
-    if roll < 0.86 or hour == 0:
-        return f"{twelve}{suffix}" if minute == 0 and rng.random() < 0.8 else f"{twelve}:{minute:02d}{suffix}"
-    return f"{_spoken(rng, twelve, minute)} in the {part_of_day(hour)}"
-
-
-def _spoken(rng: random.Random, twelve: int, minute: int) -> str:
-    named = number_words(twelve) if rng.random() < 0.6 else str(twelve)
-    following = number_words(twelve % 12 + 1) if rng.random() < 0.6 else str(twelve % 12 + 1)
-    if minute == 0:
-        return rng.choice([named, f"{named} o'clock"])
-    if minute == 30:
-        return rng.choice([f"half past {named}", f"{named} thirty" if named.isalpha() else f"{named}:30"])
-    if minute == 15:
-        return rng.choice([f"quarter past {named}", f"a quarter past {named}"])
-    if minute == 45:
-        return rng.choice([f"quarter to {following}", f"a quarter to {following}"])
-    return f"{twelve}:{minute:02d}"
-
-
-def time_of_day(rng: random.Random) -> tuple[Surface, dt.time]:
-    """A time with its bare and adverbial forms."""
-    time = clock(rng)
-    said = say_clock(rng, time)
-    return (said, f"at {said}"), time
+    kind = rng.choices([kind for _, kind in _DATE_KINDS], [share for share, _ in _DATE_KINDS])[0]
+    return kind(rng, today)
 
 
 def date_time(rng: random.Random, today: dt.date) -> tuple[Surface, dt.datetime]:
@@ -260,7 +171,7 @@ def date_time(rng: random.Random, today: dt.date) -> tuple[Surface, dt.datetime]
 
 def _with_part_of_day(rng: random.Random, today: dt.date, time: dt.time) -> tuple[Surface, dt.datetime]:
     part = part_of_day(time.hour)
-    said = _spoken(rng, time.hour % 12 or 12, time.minute)
+    said = spoken(rng, time.hour % 12 or 12, time.minute)
     if rng.random() < 0.4:
         when = "tonight" if part == "evening" and rng.random() < 0.7 else f"this {part}"
         day = today
@@ -272,42 +183,6 @@ def _with_part_of_day(rng: random.Random, today: dt.date, time: dt.time) -> tupl
         said = said if " in the " not in said else said.split(" in the ")[0]
     text = rng.choice([f"{when} at {said}", f"at {said} {when}"])
     return (text.removeprefix("at "), text), dt.datetime.combine(day, time)
-
-
-def duration(rng: random.Random) -> tuple[tuple[str, str, str], int]:
-    """A duration in minutes with its bare, adverbial and adjective forms."""
-    minutes = rng.choice([15, 20, 25, 30, 30, 45, 45, 60, 60, 75, 90, 90, 120, 150, 180, 240, rng.randint(1, 300)])
-    options = [(f"{minutes} minutes", f"{minutes}-minute"), (f"{minutes} min", f"{minutes} min")]
-    options += [(f"{minutes} mins", f"{minutes}min")]
-    if minutes < 100:
-        options.append((f"{number_words(minutes)} minutes", f"{number_words(minutes)}-minute"))
-    if minutes == 30:
-        options += [("half an hour", "half-hour"), ("half an hour", "half hour")] * 2
-    if minutes % 60 == 0 and minutes:
-        hours = minutes // 60
-        word = number_words(hours)
-        options = (
-            options[:1] + [("an hour", "hour-long"), ("one hour", "one-hour"), ("1 hour", "1-hour")] * 2
-            if (hours == 1)
-            else options[:1]
-            + [(f"{word} hours", f"{word}-hour"), (f"{hours} hours", f"{hours}-hour"), (f"{hours}h", f"{hours}h")] * 2
-        )
-    elif minutes == 90:
-        options += [
-            ("an hour and a half", "hour-and-a-half"),
-            ("1.5 hours", "1.5-hour"),
-            ("one and a half hours", "90-minute"),
-        ]
-    elif minutes > 60:
-        hours, rest = divmod(minutes, 60)
-        plural = "hour" if hours == 1 else "hours"
-        options += [
-            (f"{hours} {plural} {rest} minutes", f"{minutes}-minute"),
-            (f"{hours}h{rest:02d}", f"{minutes}-minute"),
-        ]
-        options += [(f"{number_words(hours)} {plural} and {rest} minutes", f"{minutes}-minute")]
-    bare, adjective = rng.choice(options)
-    return (bare, f"for {bare}", adjective), minutes
 
 
 def date_range(rng: random.Random, today: dt.date) -> tuple[Surface, tuple[dt.date, dt.date]]:

@@ -1,4 +1,4 @@
-"""What nano reads: conversations over invented tools, with a share of pure copying, packed into rows of fixed length."""
+"""What nano reads: conversations over invented tools and a share of pure copying, packed into rows of one length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from data.synth.generate import generate_invented
+from data.synth.generate import drill_conversation, generate_invented
 from tinydispatch.formats import DOCUMENT_END, render_prompt, with_reference_date
 from tinydispatch.tools import Conversation
 
@@ -61,19 +61,32 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
     """An endless, reproducible stream of rows {"ids": (T,) int64, "weights": (T,) float32}.
 
     Args:
-        copy_share: share of documents that are pure copying; the first `copy_only_rows` rows are nothing else.
-        first_row: rows to leave out, for a run that resumes (they are skipped by index, not generated).
+        length: tokens in a row.
+        copy_only_rows: how many rows at the start hold nothing but copying.
+        copy_share: share of documents after them that are pure copying.
+        disguised: (first row after the copying, share) of conversations over the bundled tools under other names.
+        drilled: (first row after the copying, share) of documents that are drills of values.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, seed: int, length: int, copy_only_rows: int, copy_share: float
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int,
+        length: int,
+        copy_only_rows: int,
+        copy_share: float,
+        disguised: tuple[int, float],
+        drilled: tuple[int, float] = (0, 0.0),
     ) -> None:
         self.tokenizer, self.seed, self.length = tokenizer, seed, length
         self.copy_only_rows, self.copy_share = copy_only_rows, copy_share
+        self.disguised, self.drilled = disguised, drilled
+        self.rows_made = 0
         self.vocab_size = len(tokenizer)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = random.Random(f"pack-{self.seed}")
+        self.rows_made = 0
         for _ in range(self.copy_only_rows):
             yield self._row([copy_document(rng, self.vocab_size, rng.randint(4, 60)) for _ in range(self.length // 16)])
         documents = self._documents(rng)
@@ -89,13 +102,23 @@ class PackedRows(IterableDataset[dict[str, torch.Tensor]]):
                 room -= len(chosen.ids)
                 buffer.append(next(documents))
             rng.shuffle(row)
+            self.rows_made += 1
             yield self._row(row)
 
     def _documents(self, rng: random.Random) -> Iterator[Document]:
-        for conversation in generate_invented(self.seed):
+        for index, conversation in enumerate(
+            generate_invented(self.seed, disguised_share=lambda: self._share(self.disguised))
+        ):
             if rng.random() < self.copy_share:
                 yield copy_document(rng, self.vocab_size, rng.randint(4, 60))
+            drills = random.Random(f"drill-{self.seed}-{index}")
+            if drills.random() < self._share(self.drilled):
+                conversation = drill_conversation(drills, f"drill-{self.seed}-{index}")
             yield to_document(conversation_text(conversation), self.tokenizer)
+
+    def _share(self, phase: tuple[int, float]) -> float:
+        first_row, share = phase
+        return share if self.rows_made >= first_row else 0.0
 
     def _row(self, documents: list[Document]) -> dict[str, torch.Tensor]:
         ids = np.zeros(self.length, np.int64)

@@ -1,13 +1,14 @@
 """Train nano from scratch: `python -m training.nano.pretrain --out runs/nano-base`.
 
 A Qwen3-shaped decoder of 2.9 M parameters reads conversations over invented tools. Muon moves the matrices and AdamW
-the rest, in small batches (2,048 tokens); the rate stays level and falls to zero over the last quarter. On a CPU
+the rest, in small batches (2,048 tokens); the rate stays level and falls to zero over the last two fifths. On a CPU
 two processes of one thread each are used, because an operation of this size gains nothing from a second thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -16,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -31,13 +34,15 @@ from training.nano.corpus import PackedRows, conversation_text
 from training.nano.tokenizer import train_tokenizer
 
 _TOKENIZER_TEXTS = 5_000
+_LOG_EVERY_STEPS = 50
+_SAVE_EVERY_STEPS = 500
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights, apart from the generator's own source."""
 
-    steps: int = 8_000
+    steps: int = 8_100
     seed: int = 20_260_319
     vocab_size: int = 1_024
     hidden_size: int = 192
@@ -52,9 +57,13 @@ class Recipe:
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
     warmup_steps: int = 50
-    decay_share: float = 0.25
+    decay_share: float = 0.4
     copy_only_steps: int = 250
     copy_share: float = 0.08
+    disguised_from_step: int = 3_500
+    disguised_share: float = 0.75
+    drilled_from_step: int = 7_000
+    drilled_share: float = 0.45
 
     def lr_scale(self, step: int) -> float:
         """Warm-up, level, then a straight line to zero."""
@@ -99,7 +108,7 @@ class Optimizers:
         for optimizer, base_lr in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = base_lr * scale
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
         if self.world > 1:
             for index, matrix in enumerate(self.matrices):
                 dist.broadcast(matrix.data, src=index % self.world)
@@ -121,7 +130,8 @@ def _average_gradients(model: nn.Module, world: int) -> None:
     flat = torch.cat([gradient.view(-1) for gradient in gradients])
     dist.all_reduce(flat)
     flat /= world
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
@@ -145,11 +155,27 @@ def _tokenizer(recipe: Recipe, out: Path) -> PreTrainedTokenizerFast:
     return loaded
 
 
+def corpus_hash(recipe: Recipe, conversations: int = 300) -> str:
+    """First 16 hex digits of a SHA-256 over the first conversations of both phases: it changes with the generator."""
+    digest = hashlib.sha256()
+    for share in (0.0, recipe.disguised_share):
+        stream = generate_invented(recipe.seed * 10, disguised_share=partial(float, share))
+        for conversation in itertools.islice(stream, conversations):
+            digest.update(conversation_text(conversation).encode())
+    return digest.hexdigest()[:16]
+
+
 def _rows(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, rank: int, first: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     rows = PackedRows(
-        tokenizer, recipe.seed * 10 + rank, recipe.row_length_tokens, recipe.copy_only_steps, recipe.copy_share
+        tokenizer,
+        recipe.seed * 10 + rank,
+        recipe.row_length_tokens,
+        recipe.copy_only_steps,
+        recipe.copy_share,
+        (recipe.disguised_from_step - recipe.copy_only_steps, recipe.disguised_share),
+        (recipe.drilled_from_step - recipe.copy_only_steps, recipe.drilled_share),
     )
     return itertools.islice(iter(DataLoader(rows, batch_size=1, num_workers=1, prefetch_factor=16)), first, None)
 
@@ -167,35 +193,46 @@ def worker(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     model = new_model(recipe, tokenizer).to(device)
     optimizers = Optimizers(model, recipe, rank, world)
     first = _resume(out, model, optimizers, rank)
-    log = (out / "pretrain_log.jsonl").open("a") if rank == 0 else None
-    started, answer = time.monotonic(), 0.0
+    log = _Log(out / "pretrain_log.jsonl", recipe, first)
     for step, row in zip(range(first, recipe.steps), _rows(recipe, tokenizer, rank, first), strict=False):
         ids, weights = row["ids"].to(device), row["weights"].to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
         loss, answer_loss = weighted_loss(logits, ids, weights)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         _average_gradients(model, world)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizers.step(recipe.lr_scale(step))
         model.zero_grad(set_to_none=False)
-        answer = answer_loss if step == first else 0.98 * answer + 0.02 * answer_loss
-        if log is not None and (step + 1) % 50 == 0:
-            rate = (step + 1 - first) * world * recipe.row_length_tokens / (time.monotonic() - started)
-            line = {
-                "step": step + 1,
-                "answer_loss": round(answer, 4),
-                "tokens_per_s": round(rate),
-                "lr": recipe.lr_scale(step),
-            }
-            print(json.dumps(line), file=log, flush=True)
-            print(f"step {step + 1}/{recipe.steps}  answer loss {answer:.4f}  {rate:,.0f} tokens/s", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+        if rank == 0:
+            log.record(step, answer_loss)
+        if (step + 1) % _SAVE_EVERY_STEPS == 0 or step + 1 == recipe.steps:
             _save(out, step + 1, model, optimizers, rank)
     if rank == 0:
         model.to(torch.bfloat16).save_pretrained(out / "final")
         tokenizer.save_pretrained(out / "final")
-        (out / "final" / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+        described = asdict(recipe) | {"corpus_hash": corpus_hash(recipe)}
+        (out / "final" / "recipe.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+class _Log:
+    """Lines of pretrain_log.jsonl, with the answers' loss smoothed over about fifty steps."""
+
+    def __init__(self, path: Path, recipe: Recipe, first: int) -> None:
+        self.path, self.recipe, self.first = path, recipe, first
+        self.started, self.answer = time.monotonic(), 0.0
+
+    def record(self, step: int, answer_loss: float) -> None:
+        """Take in one step; every fiftieth prints and writes a line."""
+        self.answer = answer_loss if step == self.first else 0.98 * self.answer + 0.02 * answer_loss
+        if (step + 1) % _LOG_EVERY_STEPS:
+            return
+        tokens = (step + 1 - self.first) * self.recipe.processes * self.recipe.row_length_tokens
+        rate, lr = round(tokens / (time.monotonic() - self.started)), self.recipe.lr_scale(step)
+        line = {"step": step + 1, "answer_loss": round(self.answer, 4), "tokens_per_s": rate, "lr": lr}
+        with self.path.open("a") as file:
+            print(json.dumps(line), file=file)
+        print(f"step {step + 1}/{self.recipe.steps}  answer loss {self.answer:.4f}  {rate:,} tokens/s", flush=True)
 
 
 def _save(out: Path, step: int, model: nn.Module, optimizers: Optimizers, rank: int) -> None:
@@ -231,10 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory() as folder:
-        context = torch.multiprocessing.spawn(
-            worker, (recipe, arguments.out, f"{folder}/rendezvous"), nprocs=recipe.processes, join=True
-        )
-    assert context is None
+        arguments_of_worker = (recipe, arguments.out, f"{folder}/rendezvous")
+        spawn(worker, arguments_of_worker, nprocs=recipe.processes, join=True)  # type: ignore[no-untyped-call]
     return 0
 
 
