@@ -129,7 +129,7 @@ def _conversation(
 
 
 # What has to be worked out rather than copied, by how much practice it needs.
-_DRILLED = {"date": 40, "datetime": 34, "timezone": 14, "duration_minutes": 4, "currency": 4, "amount": 4}
+_DRILLED = {"date": 56, "datetime": 26, "timezone": 10, "duration_minutes": 2, "currency": 4, "amount": 2}
 _DRILL_NAMES = ("when", "date", "at", "start", "day", "value", "remind_at", "until", "zone", "x")
 
 

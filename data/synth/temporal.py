@@ -128,12 +128,12 @@ def _special(rng: random.Random, today: dt.date) -> tuple[Surface, dt.date]:
 
 
 _DATE_KINDS: tuple[tuple[float, Callable[[random.Random, dt.date], tuple[Surface, dt.date]]], ...] = (
-    (0.27, _soon),
-    (0.27, _this_weekday),
+    (0.20, _soon),
+    (0.42, _this_weekday),
     (0.08, _next_weekday),
-    (0.08, _in_days),
-    (0.17, _absolute),
-    (0.10, _with_year),
+    (0.06, _in_days),
+    (0.14, _absolute),
+    (0.07, _with_year),
     (0.03, _special),
 )
 

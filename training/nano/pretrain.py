@@ -1,7 +1,7 @@
 """Train nano from scratch: `python -m training.nano.pretrain --out runs/nano-base`.
 
 A Qwen3-shaped decoder of 2.9 M parameters reads conversations over invented tools. Muon moves the matrices and AdamW
-the rest, in small batches (2,048 tokens); the rate stays level and falls to zero over the last two fifths. On a CPU
+the rest, in small batches (2,048 tokens); the rate stays level and falls to zero over the last quarter. On a CPU
 two processes of one thread each are used, because an operation of this size gains nothing from a second thread.
 """
 
@@ -42,7 +42,7 @@ _SAVE_EVERY_STEPS = 500
 class Recipe:
     """Everything that decides the weights, apart from the generator's own source."""
 
-    steps: int = 8_100
+    steps: int = 8_400
     seed: int = 20_260_319
     vocab_size: int = 1_024
     hidden_size: int = 192
@@ -57,13 +57,13 @@ class Recipe:
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
     warmup_steps: int = 50
-    decay_share: float = 0.4
+    decay_share: float = 0.25
     copy_only_steps: int = 250
     copy_share: float = 0.08
     disguised_from_step: int = 3_500
     disguised_share: float = 0.75
     drilled_from_step: int = 7_000
-    drilled_share: float = 0.45
+    drilled_share: float = 0.6
 
     def lr_scale(self, step: int) -> float:
         """Warm-up, level, then a straight line to zero."""
