@@ -75,6 +75,14 @@ def test_parallel_exchanges_call_everything_at_once_and_nothing_twice(make_scene
     assert counts == {2, 3}
 
 
+def test_the_same_wish_said_twice_is_no_parallel_exchange(
+    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_scene(1).request(Clause.IMPERATIVE)
+    monkeypatch.setattr(Scene, "request", lambda *_: found)
+    assert list(exchanges(dialogue.parallel_calls, make_scene, 10)) == []
+
+
 def test_one_wish_over_several_values_makes_calls_that_differ_in_one_argument(make_scene: MakeScene) -> None:
     for messages in exchanges(dialogue.same_tool, make_scene, 120):
         calls = messages[1].tool_calls
