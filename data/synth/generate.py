@@ -24,7 +24,7 @@ _EARLIEST = dt.date(2024, 1, 1)
 _DAYS = 365 * 6
 
 
-def generate(count: int, seed: int, *, exchanges: tuple[int, int] = (1, 8)) -> Iterator[Conversation]:
+def generate(count: int, seed: int, *, exchanges: tuple[int, int] = (1, 6)) -> Iterator[Conversation]:
     """Conversations over the eight bundled tools, reproducible by `seed` and independent of `count`.
 
     Args:

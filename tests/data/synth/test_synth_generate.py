@@ -79,7 +79,7 @@ def test_a_conversation_begins_with_the_user_and_every_result_answers_a_call(
 def test_the_category_is_the_exchange_or_mixed(bundled: list[Conversation]) -> None:
     for conversation in bundled:
         exchanges = conversation.metadata["exchanges"]
-        assert 1 <= len(exchanges) <= 8
+        assert 1 <= len(exchanges) <= 6
         assert conversation.category == (exchanges[0] if len(set(exchanges)) == 1 else "mixed")
 
 
