@@ -110,6 +110,8 @@ def follow_up(scene: Scene) -> list[Message]:
         return []
     key = scene.rng.choice(keys)
     again = replace(request, filled={**request.filled, key: offer.spec.params[key].slot.sample(scene.context)})
+    if not phrasing.is_sensible(offer.spec, again.filled):
+        return []
     parts = grammar.choose(scene.rng.choice(offer.spec.adjuncts[key]), scene.rng)
     if any(isinstance(part, grammar.SlotRef) and part.name != key for part in parts):
         return []
@@ -238,6 +240,8 @@ def missing_argument(scene: Scene) -> list[Message]:
     value = offer.spec.params[key].slot.sample(scene.context)
     answer = value.form(scene.rng.choice(["", "", "adv"]))
     full = replace(request, filled={**request.filled, key: value})
+    if not phrasing.is_sensible(offer.spec, full.filled):
+        return []
     segment = grammar.Segment(answer, is_value=True, is_copied=value.is_copied)
     return [*messages, user(phrasing.dress([segment], Clause.NOUN, scene.rng)), calling(offer.call(full.arguments))]
 

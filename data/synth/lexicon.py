@@ -122,7 +122,7 @@ def zone(rng: random.Random) -> tuple[str, str]:
     names, weights, zones = cities()
     largest = 150 if roll < 0.95 else len(names)
     index = rng.choices(range(largest), cum_weights=weights[:largest])[0]
-    return names[index], zones[index]
+    return names[index], zones[names.index(names[index])]  # of namesakes, the largest
 
 
 @lru_cache(maxsize=1)

@@ -45,6 +45,6 @@ def amount(rng: random.Random) -> tuple[int | float, str]:
 
 
 def _with_cents(rng: random.Random) -> tuple[int | float, str]:
-    value = round(rng.uniform(0.01, rng.choice([10, 100, 1000, 10000])), rng.choice([1, 2, 2, 2]))
+    value = round(rng.uniform(0.01, rng.choice([10, 100, 1000, 10000])), rng.choice([1, 2, 2, 2])) or 0.01
     text = f"{value:,.2f}" if rng.random() < 0.3 else f"{value:.2f}" if rng.random() < 0.5 else str(value)
     return (int(value) if value == int(value) else value), text

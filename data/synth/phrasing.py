@@ -81,6 +81,8 @@ def compose(
     if wanted:
         return None
     filled = _sample(spec, context, said, [parts, *(p for _, p in phrases)])
+    if not is_sensible(spec, filled):
+        return None
     segments = _assemble(spec, context, kind, parts, phrases, filled)
     return Request(spec, tuple(segments), kind, filled)
 
@@ -132,6 +134,16 @@ def _order_dates(spec: ToolSpec, filled: dict[str, Filled], said: set[str]) -> N
     dates = [key for key in spec.params if key in said and spec.params[key].slot.kind == "date"]
     if len(dates) == 2 and filled[dates[1]].forms[""] and filled[dates[0]].value > filled[dates[1]].value:
         filled[dates[0]], filled[dates[1]] = filled[dates[1]], filled[dates[0]]
+
+
+def is_sensible(spec: ToolSpec, filled: Mapping[str, Filled]) -> bool:
+    """Whether a span runs forwards and a conversion changes the currency."""
+    by_kind: dict[str, list[Any]] = {}
+    for key in spec.params:
+        if key in filled:
+            by_kind.setdefault(spec.params[key].slot.kind, []).append(filled[key].value)
+    dates, currencies = by_kind.get("date", []), by_kind.get("currency", [])
+    return dates == sorted(dates) and len(set(currencies)) == len(currencies)
 
 
 def surface(spec: ToolSpec, ref: SlotRef, filled: Mapping[str, Filled], rng: random.Random) -> Segment:
@@ -256,8 +268,15 @@ def spoken_values(request: Request, count: int, context: Context) -> tuple[str, 
     Returns:
         (parameter key, values) or None when the request has no such parameter.
     """
+    params = request.spec.params
+    kinds = [param.slot.kind for param in params.values()]
     keys = [
-        key for key, param in request.spec.params.items() if key in request.filled and param.slot.kind in _MULTIPLIABLE
+        key
+        for key, param in params.items()
+        # Multiplying one end of a span would leave the other where nobody said it.
+        if key in request.filled
+        and param.slot.kind in _MULTIPLIABLE
+        and (param.slot.kind != "date" or kinds.count("date") == 1)
     ]
     if not keys:
         return None
