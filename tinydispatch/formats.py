@@ -79,7 +79,7 @@ def parse_reply(text: str) -> ParsedReply:
 
 def _parse_call(raw: str) -> ToolCall | UnparsedToolCall:
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = json_decoder().decode(raw)
     except (ValueError, RecursionError) as error:
         return UnparsedToolCall(raw, f"not JSON: {error}")
     if not isinstance(value, dict) or set(value) != {"name", "arguments"}:
@@ -87,6 +87,15 @@ def _parse_call(raw: str) -> ToolCall | UnparsedToolCall:
     if not isinstance(value["name"], str) or not isinstance(value["arguments"], dict):
         return UnparsedToolCall(raw, "'name' must be a string and 'arguments' an object")
     return ToolCall(value["name"], value["arguments"])
+
+
+def json_decoder(*, strict: bool = True) -> json.JSONDecoder:
+    """A decoder that refuses what Python's own lets pass: NaN, Infinity, and a key that occurs twice.
+
+    Args:
+        strict: False lets control characters stand in strings.
+    """
+    return json.JSONDecoder(strict=strict, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
 
 
 def _refuse_constant(text: str) -> NoReturn:

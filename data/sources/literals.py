@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from data.rejected import Repair
+from tinydispatch.formats import json_decoder
 
 # ast.literal_eval builds a tree of about 100 bytes a character; real API lists stay under 60,000 characters.
 MAX_LITERAL_CHARS = 1_000_000
@@ -36,7 +37,7 @@ def parse_literal(text: str, max_chars: int = MAX_LITERAL_CHARS) -> Any:
         raise LiteralError(f"{len(text)} characters; at most {max_chars} are read")
     text = text.strip()
     try:
-        return _decoder(strict=True).decode(text)
+        return json_decoder(strict=True).decode(text)
     except (ValueError, RecursionError):
         return _python_literal(text)
 
@@ -67,7 +68,7 @@ def _first_value(text: str) -> tuple[Any, tuple[Repair, ...]]:
     problem = ""
     for strict, repairs in ((True, ()), (False, (Repair.RAW_CONTROL_CHARACTERS,))):
         try:
-            value, end = _decoder(strict).raw_decode(text)
+            value, end = json_decoder(strict=strict).raw_decode(text)
         except (ValueError, RecursionError) as error:
             problem = problem or str(error)
             continue
@@ -98,18 +99,3 @@ def _refuse_repeated_keys(tree: ast.AST) -> None:
             keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
             if len(set(keys)) != len(keys):
                 raise ValueError("a key occurs twice")
-
-
-def _decoder(strict: bool) -> json.JSONDecoder:
-    return json.JSONDecoder(strict=strict, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return value
