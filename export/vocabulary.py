@@ -15,9 +15,19 @@ from export.errors import ExportError, UnsupportedTokenizerError
 from tinydispatch import formats
 
 # llama.cpp picks its splitting code by name, so a name may be written only for exactly the expression behind it.
-_QWEN2_EXPRESSION = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS_AND_DIGITS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# With combining marks, which Qwen3.5 keeps with their letters.
+_LETTERS_WITH_MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_NAMED_EXPRESSIONS = {
+    _WORDS_AND_DIGITS % r"\p{N}": "qwen2",
+    _WORDS_AND_DIGITS % r"\p{N}{1,3}": "dbrx",
+    _LETTERS_WITH_MARKS: "qwen35",
+}
 
 
 class TokenType(IntEnum):
@@ -125,7 +135,7 @@ def pre_tokenizer_name(path: Path, value: Mapping[str, Any] | None) -> str:
     """llama.cpp's name of a `tokenizer.json` pre-tokenizer, by comparing what it does, not a hash of its output.
 
     Raises:
-        UnsupportedTokenizerError: it is neither qwen2's nor gpt-2's.
+        UnsupportedTokenizerError: it is neither qwen2's, qwen35's, dbrx's nor gpt-2's.
     """
     steps: list[dict[str, Any]] = [dict(value)] if value else []
     if steps and steps[0].get("type") == "Sequence":
@@ -137,11 +147,11 @@ def pre_tokenizer_name(path: Path, value: Mapping[str, Any] | None) -> str:
     if kinds == ["Split", "ByteLevel"] and not last["use_regex"] and not last["add_prefix_space"]:
         split = steps[0]
         is_isolating = split["behavior"] == "Isolated" and not split["invert"]
-        if is_isolating and split["pattern"] == {"Regex": _QWEN2_EXPRESSION}:
-            return "qwen2"
+        if is_isolating and (name := _NAMED_EXPRESSIONS.get(split["pattern"].get("Regex", ""))):
+            return name
     raise UnsupportedTokenizerError(
-        f"{path}: tokenizer.json: 'pre_tokenizer' is neither qwen2's nor gpt-2's, and llama.cpp would split text "
-        f"otherwise than the model was trained: {json.dumps(value, ensure_ascii=False)[:300]}"
+        f"{path}: tokenizer.json: 'pre_tokenizer' is neither qwen2's, qwen35's, dbrx's nor gpt-2's, and llama.cpp "
+        f"would split text otherwise than the model was trained: {json.dumps(value, ensure_ascii=False)[:300]}"
     )
 
 

@@ -28,6 +28,9 @@ DOCUMENT_END = "<|endoftext|>"
 # Seven, because OPT's embedding has seven rows that no token uses (50,272 rows, 50,265 tokens).
 SPECIAL_TOKENS = (TURN_START, TURN_END, CALL_START, CALL_END, RESULT_START, RESULT_END, DOCUMENT_END)
 
+# Not strftime, whose names follow the locale of the process.
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
 _CALL = re.compile(re.escape(CALL_START) + r"(.*?)" + re.escape(CALL_END), re.DOTALL)
 
 
@@ -112,14 +115,17 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def reference_date_text(today: dt.date) -> str:
     """The line that lets relative dates be looked up: today and each day of the coming week.
 
-    Example: "Today is Thursday 2026-03-19. Friday 2026-03-20, … Thursday 2026-03-26."
+    The coming days are given date first: a model that reads "Friday" has just read the date that it stands for.
+
+    Example: "Today is Thursday 2026-03-19. Next: 2026-03-20 Friday, … 2026-03-26 Thursday."
     """
-    week = ", ".join(_day(today + dt.timedelta(days=ahead)) for ahead in range(1, 8))
-    return f"Today is {_day(today)}. {week}."
+    days = (today + dt.timedelta(days=ahead) for ahead in range(1, 8))
+    week = ", ".join(f"{day.isoformat()} {_weekday(day)}" for day in days)
+    return f"Today is {_weekday(today)} {today.isoformat()}. Next: {week}."
 
 
-def _day(day: dt.date) -> str:
-    return f"{day:%A} {day.isoformat()}"
+def _weekday(day: dt.date) -> str:
+    return _WEEKDAYS[day.weekday()]
 
 
 def with_reference_date(messages: Sequence[Message], today: dt.date | None) -> tuple[Message, ...]:

@@ -42,8 +42,25 @@ def say_clock(rng: random.Random, time: dt.time) -> str:
         is_free = hour >= 13 or hour < 1 or roll < 0.1
         return rng.choice([padded, padded, f"{hour}:{minute:02d}"]) if is_free else padded
     if roll < 0.86 or hour == 0:
-        return f"{twelve}{suffix}" if minute == 0 and rng.random() < 0.8 else f"{twelve}:{minute:02d}{suffix}"
+        point = "." if rng.random() < 0.07 else ":"
+        return f"{twelve}{suffix}" if minute == 0 and rng.random() < 0.8 else f"{twelve}{point}{minute:02d}{suffix}"
     return f"{spoken(rng, twelve, minute)} in the {part_of_day(hour)}"
+
+
+def say_span(rng: random.Random, start: dt.time, end: dt.time) -> str:
+    """Two times of one day, without a preposition: "10:00 to 10:30", "2-3:30pm", "9am until noon"."""
+    joint = rng.choice([" to ", " to ", "-", " - ", " until ", " till "])
+    if rng.random() < 0.4:
+        return f"{start:%H:%M}{joint}{end:%H:%M}"
+    suffixes = rng.choice(_SUFFIXES)
+    first, second = (_dial(time) for time in (start, end))
+    # "2 to 3pm" is one half of the day said once; "11 to 1pm" crosses noon and would not be understood.
+    is_shared = (start.hour < 12) == (end.hour < 12) and rng.random() < 0.6
+    return f"{first}{'' if is_shared else suffixes[start.hour >= 12]}{joint}{second}{suffixes[end.hour >= 12]}"
+
+
+def _dial(time: dt.time) -> str:
+    return f"{time.hour % 12 or 12}:{time.minute:02d}" if time.minute else str(time.hour % 12 or 12)
 
 
 def spoken(rng: random.Random, twelve: int, minute: int) -> str:

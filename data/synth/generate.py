@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from data.synth.dialogue import Scene, calling, exchange, user
 from data.synth.domains import Clause, ToolSpec, bundled_specs, invented_domains
 from data.synth.grammar import Segment
 from data.synth.lexicon import pseudo_ascii
-from data.synth.offer import Offer, bundled_offer, invented_offer, random_spec
+from data.synth.offer import Offer, bundled_offer, invented_offer, plain_offer, random_spec
 from data.synth.phrasing import dress
 from data.synth.slots import SlotSpec
 from data.synth.tables import tables
@@ -36,20 +36,25 @@ def generate(count: int, seed: int, *, exchanges: tuple[int, int] = (1, 6)) -> I
 
 
 def generate_invented(
-    seed: int, *, exchanges: tuple[int, int] = (1, 5), disguised_share: Callable[[], float] = lambda: 0.0
+    seed: int | str,
+    *,
+    exchanges: tuple[int, int] = (1, 3),
+    disguised_share: float = 0.0,
+    plain_share: float = 0.0,
 ) -> Iterator[Conversation]:
     """An endless stream of conversations over invented tools; no bundled tool occurs under its own name.
 
     Args:
-        disguised_share: asked before each conversation; that share of them offers the bundled tools alone, under
-            other names, with other parameters, in other company.
+        disguised_share: that share of them offers the bundled tools alone, under other names, with other
+            parameters, in other company.
+        plain_share: that share of the disguised ones have sensible names without ornament.
     """
     for index in itertools.count():
         dialogue_id = f"invented-{seed}-{index}"
         rng = random.Random(dialogue_id)
-        share = disguised_share()
-        if share and random.Random(f"disguised-{seed}-{index}").random() < share:
-            yield disguised_conversation(rng, dialogue_id)
+        if random.Random(f"disguised-{seed}-{index}").random() < disguised_share:
+            is_plain = plain_share > 0 and random.Random(f"plain-{seed}-{index}").random() < plain_share
+            yield disguised_conversation(rng, dialogue_id, exchanges, is_plain=is_plain)
         else:
             yield invented_conversation(rng, dialogue_id, exchanges)
 
@@ -83,12 +88,15 @@ def invented_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple
     return _conversation(rng, dialogue_id, offers, absent, exchanges, source="invented", is_simulated=False)
 
 
-def disguised_conversation(rng: random.Random, dialogue_id: str) -> Conversation:
+def disguised_conversation(
+    rng: random.Random, dialogue_id: str, exchanges: tuple[int, int] = (1, 3), *, is_plain: bool = False
+) -> Conversation:
     """One conversation over three to eight of the bundled tools under invented names."""
-    count = rng.choices(range(3, 9), [20, 20, 18, 15, 12, 15])[0]
-    offers = _distinct([_disguise(spec, rng) for spec in rng.sample(bundled_specs(), count)])
+    count = rng.choices(range(3, 9), [5, 10, 15, 20, 20, 30] if is_plain else [20, 20, 18, 15, 12, 15])[0]
+    specs = rng.sample(bundled_specs(), count)
+    offers = _distinct([plain_offer(spec, rng) if is_plain else _disguise(spec, rng) for spec in specs])
     absent = [spec for spec in invented_domains() if spec.domain not in tables().near_bundled]
-    return _conversation(rng, dialogue_id, offers, absent, (2, 6), source="invented", is_simulated=False)
+    return _conversation(rng, dialogue_id, offers, absent, exchanges, source="invented", is_simulated=False)
 
 
 def _disguised_bundled() -> Sequence[ToolSpec]:

@@ -41,6 +41,21 @@ def bundled_offer(spec: ToolSpec, tool: Tool) -> Offer:
     return Offer(spec, tool, {key: key for key in spec.params}, {})
 
 
+def plain_offer(spec: ToolSpec, rng: random.Random) -> Offer:
+    """The spec under one of its other sensible names, its parameters mostly all there and in their own order."""
+    params = [p for p in spec.params.values() if p.is_required or rng.random() < 0.9]
+    if rng.random() < 0.3:
+        rng.shuffle(params)
+    taken: dict[str, str] = {}
+    for param in params:
+        options = [name for name in param.names if name not in taken.values()] or [f"{param.key}_{len(taken)}"]
+        taken[param.key] = rng.choice(options)
+    properties = {taken[p.key]: p.slot.schema() for p in params}
+    required = [taken[p.key] for p in params if p.is_required]
+    parameters = {"type": "object", "properties": properties, "required": required}
+    return Offer(spec, Tool(rng.choice(spec.names[1:]), rng.choice(spec.descriptions), parameters), taken, {})
+
+
 def invented_offer(spec: ToolSpec, rng: random.Random, *, skip_first_name: bool = False) -> Offer:
     """The spec under drawn names: tool, parameters, enum spelling, order and optional parameters all vary.
 

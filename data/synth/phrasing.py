@@ -13,7 +13,7 @@ from data.synth.domains import Clause, ToolSpec
 from data.synth.grammar import Segment, SlotRef
 from data.synth.slots import SlotSpec
 from data.synth.tables import tables
-from data.synth.temporal import date_range
+from data.synth.temporal import date_range, meeting
 from data.synth.values import Context, Filled
 from data.synth.vocabulary import free_text
 
@@ -118,6 +118,11 @@ def _sample(
             filled[ref.name] = Filled(text, {"": text})
         elif kinds == ("date", "date"):
             _fill_range(filled, covered, context, is_one_phrase=ref.name not in spec.params)
+        elif kinds == ("datetime", "duration_minutes") and ref.form == "ends":
+            (bare, adverb), (start, minutes) = meeting(context.rng, context.today)
+            said_once = {"": bare, "adv": adverb, "ends": adverb}
+            filled[covered[0]] = Filled(f"{start:%Y-%m-%dT%H:%M}", said_once, is_copied=False)
+            filled[covered[1]] = Filled(minutes, {"": ""}, is_copied=False)
     _order_dates(spec, filled, said)
     return filled
 

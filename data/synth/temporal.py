@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from babel.dates import get_month_names
 
-from data.synth.clock import Surface, clock, part_of_day, say_clock, spoken
+from data.synth.clock import Surface, clock, part_of_day, say_clock, say_span, spoken
 from data.synth.numerals import number_words, ordinal
 
 WEEKDAYS = tuple(calendar.day_name)
@@ -167,6 +167,19 @@ def date_time(rng: random.Random, today: dt.date) -> tuple[Surface, dt.datetime]
         + [f"{bare_day} {said}", f"{day_adverb}, {said}"]
     )
     return (bare, adverb), dt.datetime.combine(day, time)
+
+
+def meeting(rng: random.Random, today: dt.date) -> tuple[Surface, tuple[dt.datetime, int]]:
+    """Start and minutes of what is said by both its ends: "Monday 10:00 to 10:30", "on 3 May from 2 to 3:30pm"."""
+    (bare_day, day_adverb), day = date(rng, today)
+    minutes = rng.choice([15, 20, 30, 30, 45, 60, 60, 60, 75, 90, 90, 120, 120, 150, 180, 5 * rng.randint(2, 60)])
+    latest = min(20 * 60, 24 * 60 - 5 - minutes)
+    begins = rng.randrange(7 * 60, latest + 1, rng.choice([60, 60, 30, 15, 5]))
+    start = dt.datetime.combine(day, dt.time(begins // 60, begins % 60))
+    said = say_span(rng, start.time(), (start + dt.timedelta(minutes=minutes)).time())
+    bare = rng.choice([f"{bare_day} {said}", f"{bare_day}, {said}", f"{bare_day} from {said}"])
+    adverb = rng.choice([f"{day_adverb} from {said}", f"{day_adverb}, {said}", f"from {said} {day_adverb}"])
+    return (bare, adverb), (start, minutes)
 
 
 def _with_part_of_day(rng: random.Random, today: dt.date, time: dt.time) -> tuple[Surface, dt.datetime]:

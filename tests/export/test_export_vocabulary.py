@@ -94,9 +94,14 @@ def test_gpt2_splitting_is_recognized_and_a_near_miss_is_not() -> None:
     assert pre_tokenizer_name(_PATH, {"type": "Sequence", "pretokenizers": [gpt2]}) == "gpt-2"
     value = json.loads(make_tiny_tokenizer().backend_tokenizer.to_str())["pre_tokenizer"]
     assert pre_tokenizer_name(_PATH, value) == "qwen2"
-    # llama-3 groups up to three digits: one repetition count away.
-    value["pretokenizers"][0]["pattern"]["Regex"] = value["pretokenizers"][0]["pattern"]["Regex"].replace(
-        r"|\p{N}|", r"|\p{N}{1,3}|"
+    pattern = value["pretokenizers"][0]["pattern"]
+    single = pattern["Regex"]
+    pattern["Regex"] = single.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+    assert pre_tokenizer_name(_PATH, value) == "dbrx"
+    pattern["Regex"] = single.replace(r"?\p{L}+|", r"?[\p{L}\p{M}]+|").replace(
+        r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"
     )
-    with pytest.raises(UnsupportedTokenizerError, match="neither qwen2's nor gpt-2's"):
+    assert pre_tokenizer_name(_PATH, value) == "qwen35"
+    pattern["Regex"] = single.replace(r"|\p{N}|", r"|\p{N}{1,2}|")
+    with pytest.raises(UnsupportedTokenizerError, match="neither qwen2's, qwen35's, dbrx's nor gpt-2's"):
         pre_tokenizer_name(_PATH, value)

@@ -43,15 +43,15 @@ def test_the_invented_stream_depends_on_its_seed_alone() -> None:
 
 def test_disguised_conversations_offer_the_bundled_tools_alone_under_other_names() -> None:
     reserved = {tool.name for tool in bundled_tools()}
-    for conversation in islice(generate_invented(4, disguised_share=lambda: 1.0), 30):
+    for conversation in islice(generate_invented(4, disguised_share=1.0), 30):
         assert 3 <= len(conversation.tools) <= 8
         assert not reserved & {tool.name for tool in conversation.tools}
         assert check_calls(conversation.calls, conversation.tools) == []
 
 
 def test_a_share_of_the_invented_conversations_is_disguised_and_the_rest_stay_what_they_were() -> None:
-    plain = list(islice(generate_invented(4, disguised_share=lambda: 0.0), 24))
-    mixed = list(islice(generate_invented(4, disguised_share=lambda: 0.5), 24))
+    plain = list(islice(generate_invented(4, disguised_share=0.0), 24))
+    mixed = list(islice(generate_invented(4, disguised_share=0.5), 24))
     assert plain == list(islice(generate_invented(4), 24))
     kept = [one == other for one, other in zip(plain, mixed, strict=True)]
     assert 4 < sum(kept) < 20

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from functools import lru_cache
@@ -212,3 +213,34 @@ def test_durations_last_from_a_minute_to_five_hours_and_read_well_after_for(seed
     (_, adverb), stamp = temporal.date_time(rng, today)
     assert adverb
     assert stamp.second == 0
+
+
+_SPAN = re.compile(
+    r"(\d+)(?::(\d\d))?( ?[ap]\.?m\.?)?(?: to | until | till | - |-)(\d+)(?::(\d\d))?( ?[ap]\.?m\.?)?", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_span_of_time_reads_back_as_its_two_ends(seed: int) -> None:
+    rng = random.Random(seed)
+    first, last = sorted(dt.time(rng.randrange(24), rng.randrange(0, 60, 5)) for _ in range(2))
+    said = clock.say_span(rng, first, last)
+    found = _SPAN.fullmatch(said)
+    assert found, said
+    hour, minute, half, last_hour, last_minute, last_half = found.groups()
+
+    def time(hour: str, minute: str | None, half: str | None) -> dt.time:
+        in_dial = int(hour) % 12 + 12 * (half.strip().lower()[0] == "p") if half else int(hour)
+        return dt.time(in_dial, int(minute or 0))
+
+    assert time(last_hour, last_minute, last_half) == last, said
+    assert time(hour, minute, half or last_half) == first, said
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_meeting_ends_on_its_day(seed: int) -> None:
+    (bare, adverb), (start, minutes) = temporal.meeting(random.Random(seed), THURSDAY)
+    assert minutes > 0
+    assert (start + dt.timedelta(minutes=minutes)).date() == start.date()
+    assert bare
+    assert adverb

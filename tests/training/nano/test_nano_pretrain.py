@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from training.nano import pretrain
-from training.nano.pretrain import Optimizers, Recipe, new_model, weighted_loss, worker
+from training.nano.optimizers import Optimizers
+from training.nano.pretrain import Recipe, lookup_loss, new_model, weighted_loss, worker
 
 TINY = Recipe(
     steps=4,
@@ -24,7 +25,9 @@ TINY = Recipe(
     row_length_tokens=64,
     processes=1,
     warmup_steps=1,
-    copy_only_steps=4,
+    exercise_steps=2,
+    plain_from_step=3,
+    lookup_layer=0,
 )
 
 
@@ -109,7 +112,7 @@ def test_muon_moves_the_hidden_matrices_and_adamw_everything_else_once(
     nano_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     model = new_model(TINY, nano_tokenizer)
-    optimizers = Optimizers(model, TINY, rank=0, world=1)
+    optimizers = Optimizers(model, TINY.muon_lr, TINY.adamw_lr, rank=0, world=1)
     groups = [group["params"] for optimizer, _ in optimizers.all for group in optimizer.param_groups]
     assert {id(p) for p in optimizers.matrices} == {id(p) for p in groups[0]}
     assert all(p.ndim == 2 for p in groups[0])
@@ -124,3 +127,28 @@ def test_the_weights_at_the_start_depend_on_the_seed(nano_tokenizer: PreTrainedT
     name = "model.embed_tokens.weight"
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+
+
+def test_hidden_states_that_say_the_right_token_have_the_smaller_lookup_loss(
+    nano_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = new_model(TINY, nano_tokenizer)
+    right, wrong = 70, 71
+    hidden = model.lm_head.weight.detach()[[right, wrong, 5]][None] * 100
+    at_right, at_wrong = (lookup_loss(model, hidden, torch.tensor([[place, right]])).item() for place in (0, 1))
+    assert at_right < at_wrong
+    assert lookup_loss(model, hidden, torch.zeros(0, 2, dtype=torch.long)).item() == 0.0
+
+
+def test_the_day_that_a_word_stands_for_is_learned_from_its_step_on(
+    make_out: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "_LOG_EVERY_STEPS", 2)
+    recipe = replace(TINY, exercise_steps=0, row_length_tokens=512, drill_share=1.0)
+    without, with_it = make_out("without"), make_out("with")
+    worker(0, replace(recipe, lookup_from_step=99), without, "")
+    worker(0, replace(recipe, lookup_from_step=0), with_it, "")
+    weights = [torch.load(out / "state-0.pt", weights_only=True)["model"] for out in (without, with_it)]
+    assert any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    lines = [json.loads(line) for line in (with_it / "pretrain_log.jsonl").read_text("utf-8").splitlines()]
+    assert lines[-1]["lookup_loss"] > 0

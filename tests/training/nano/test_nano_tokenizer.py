@@ -44,8 +44,19 @@ _TINY: list[PreTrainedTokenizerFast] = []
 
 def _tiny() -> PreTrainedTokenizerFast:
     if not _TINY:
-        _TINY.append(train_tokenizer(["set a reminder for tomorrow at nine"], 290, 128))
+        _TINY.append(train_tokenizer(["set a reminder for tomorrow at nine"], 390, 128))
     return _TINY[0]
+
+
+def test_a_day_a_month_an_hour_and_a_minute_are_one_token_each(nano_tokenizer: PreTrainedTokenizerFast) -> None:
+    pieces = [nano_tokenizer.decode(i) for i in nano_tokenizer("-11-26T14:30", add_special_tokens=False)["input_ids"]]
+    assert pieces == ["-", "11", "-", "26", "T", "14", ":", "30"]
+
+
+def test_words_that_are_asked_for_are_one_token_each() -> None:
+    tokenizer = train_tokenizer(["set a reminder"], 420, 128, whole_words=["Wednesday", "march"])
+    for word in ("Wednesday", "march"):
+        assert len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
 
 
 def test_no_merge_contains_a_space(nano_tokenizer: PreTrainedTokenizerFast) -> None:
