@@ -11,17 +11,37 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class Quantization(StrEnum):
     """Number format of the weight matrices in a GGUF file; vectors stay in 32 bits."""
 
+    F32 = "f32"
     F16 = "f16"
     Q8_0 = "q8_0"
+    Q5_K_M = "q5_k_m"
+    Q4_K_M = "q4_k_m"
+
+
+class OptGraph(StrEnum):
+    """Which architecture an OPT file names.
+
+    GPT2 runs in stock llama.cpp, for models with layer norms before attention; OPT runs in ours alone, for all. AUTO
+    takes GPT2 where it can be.
+    """
+
+    AUTO = "auto"
+    GPT2 = "gpt2"
+    OPT = "opt"
 
 
 class Tolerance(BaseModel):
-    """How far a file's logits may lie from the checkpoint's, over every position of the verification prompts."""
+    """How far a file's logits may lie from the checkpoint's, over every position of the verification prompts.
+
+    `max_mean_difference` is counted in standard deviations of the checkpoint's logits: a file that computes something
+    else has about 1 there, however flat its logits are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_logit_difference: float = Field(gt=0)
     max_mean_kl: float = Field(gt=0)  # nats, checkpoint against file
+    max_mean_difference: float = Field(default=0.5, gt=0)
     min_top1_agreement: float = Field(ge=0, le=1)
 
 
@@ -31,8 +51,24 @@ class ExportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quantizations: tuple[Quantization, ...] = Field(default=(Quantization.F16, Quantization.Q8_0), min_length=1)
-    f16: Tolerance = Tolerance(max_logit_difference=0.25, max_mean_kl=1e-3, min_top1_agreement=0.98)
-    q8_0: Tolerance = Tolerance(max_logit_difference=5.0, max_mean_kl=0.05, min_top1_agreement=0.8)
+    opt_graph: OptGraph = OptGraph.AUTO
+    f32: Tolerance = Tolerance(
+        max_logit_difference=0.05, max_mean_kl=1e-5, max_mean_difference=0.005, min_top1_agreement=0.99
+    )
+    f16: Tolerance = Tolerance(
+        max_logit_difference=0.25, max_mean_kl=1e-3, max_mean_difference=0.02, min_top1_agreement=0.98
+    )
+    q8_0: Tolerance = Tolerance(
+        max_logit_difference=5.0, max_mean_kl=0.05, max_mean_difference=0.1, min_top1_agreement=0.8
+    )
+    # How often a mixture of four to six bits agrees on the best token says little where all are nearly equal, as in
+    # a model with random weights. Whether it still passes the cases is what decides about it.
+    q5_k_m: Tolerance = Tolerance(
+        max_logit_difference=10.0, max_mean_kl=0.2, max_mean_difference=0.25, min_top1_agreement=0.0
+    )
+    q4_k_m: Tolerance = Tolerance(
+        max_logit_difference=10.0, max_mean_kl=0.5, max_mean_difference=0.5, min_top1_agreement=0.0
+    )
     # Prompts are taken until they hold this many tokens: with a vocabulary of 152,000 a token's logits take 0.6 MB.
     max_verification_tokens: int = Field(default=2048, ge=1)
 
@@ -46,4 +82,4 @@ class ExportConfig(BaseModel):
     @property
     def tolerances(self) -> Mapping[Quantization, Tolerance]:
         """The tolerance of each quantization."""
-        return {Quantization.F16: self.f16, Quantization.Q8_0: self.q8_0}
+        return {quantization: getattr(self, quantization.value) for quantization in Quantization}

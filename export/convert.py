@@ -7,49 +7,64 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 
-from export.checkpoint import Checkpoint, describe, tensor_names
-from export.config import Quantization
+from export.checkpoint import Checkpoint
+from export.config import ExportConfig, Quantization
 from export.errors import ExportError
-from export.quantize import encode, tensor_type
+from export.graph import GraphPlan, PlannedTensor
+from export.quantize import encode
+from export.tensor_types import tensor_types
 from export.vocabulary import Vocabulary
 from tinydispatch import formats
 from tinydispatch.ggml.header import TENSOR_BLOCKS
-from tinydispatch.ggml.llama import NORMALIZER_KEY
+from tinydispatch.ggml.vocabulary import NORMALIZER_KEY
 
 TEMPLATE_HASH_KEY = "tinydispatch.template_hash"
 
-_ARCHITECTURE = gguf.MODEL_ARCH.QWEN3
-_FILE_TYPES = {Quantization.F16: gguf.LlamaFileType.MOSTLY_F16, Quantization.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0}
+_FILE_TYPES = {
+    Quantization.F32: gguf.LlamaFileType.ALL_F32,
+    Quantization.F16: gguf.LlamaFileType.MOSTLY_F16,
+    Quantization.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+    Quantization.Q5_K_M: gguf.LlamaFileType.MOSTLY_Q5_K_M,
+    Quantization.Q4_K_M: gguf.LlamaFileType.MOSTLY_Q4_K_M,
+}
 
 
 def write_gguf(
-    checkpoint: Checkpoint, vocabulary: Vocabulary, path: Path, name: str, quantization: Quantization
+    checkpoint: Checkpoint,
+    vocabulary: Vocabulary,
+    path: Path,
+    name: str,
+    quantization: Quantization,
+    config: ExportConfig,
 ) -> None:
     """Write `path`; the same input gives the same bytes.
 
     Raises:
+        UnsupportedArchitectureError: the graph that `config` asks for cannot compute this model.
         ExportError: a weight cannot be held in the format, or the disk is full.
     """
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
+    plan = checkpoint.family.plan_graph(checkpoint.config, config, quantization)
+    writer = gguf.GGUFWriter(path, plan.architecture)
     try:
-        _add_metadata(writer, checkpoint, name, quantization)
+        _add_metadata(writer, plan, name, quantization)
         _add_vocabulary(writer, vocabulary)
-        _write_tensors(writer, checkpoint, quantization)
+        _write_tensors(writer, checkpoint, plan, quantization)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error}") from error
     finally:
         writer.close()
 
 
-def _add_metadata(writer: gguf.GGUFWriter, checkpoint: Checkpoint, name: str, quantization: Quantization) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, plan: GraphPlan, name: str, quantization: Quantization) -> None:
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(_FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for key, value in describe(checkpoint.config).items():
-        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-        add(f"{writer.arch}.{key}", value)
+    add = {float: writer.add_float32, int: writer.add_uint32, str: writer.add_string, tuple: writer.add_array}
+    for key, value in plan.metadata.items():
+        add[type(value)](f"{writer.arch}.{key}", value)
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
@@ -70,21 +85,38 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_string(NORMALIZER_KEY, vocabulary.normalizer)
 
 
-def _write_tensors(writer: gguf.GGUFWriter, checkpoint: Checkpoint, quantization: Quantization) -> None:
-    names = gguf.get_tensor_name_map(_ARCHITECTURE, checkpoint.config.num_hidden_layers)
-    plan = []
-    for hf_name in tensor_names(checkpoint.config):
-        gguf_name = names.get_name(hf_name, try_suffixes=(".weight",))
-        assert gguf_name is not None, f"gguf knows no name for {hf_name}"
-        shape = checkpoint.shape(hf_name)
-        type_id = tensor_type(shape, quantization)
-        block, block_bytes = TENSOR_BLOCKS[type_id]
+def _write_tensors(
+    writer: gguf.GGUFWriter, checkpoint: Checkpoint, plan: GraphPlan, quantization: Quantization
+) -> None:
+    shapes = {tensor.name: _shape(tensor, checkpoint) for tensor in plan.tensors}
+    types = tensor_types(shapes, quantization, plan.n_layers)
+    for name, shape in shapes.items():
+        block, block_bytes = TENSOR_BLOCKS[types[name]]
         n_bytes = math.prod(shape) // block * block_bytes
         # The numpy type is only looked at where no ggml type is given.
-        writer.add_tensor_info(gguf_name, shape, np.dtype(np.float32), n_bytes, gguf.GGMLQuantizationType(type_id))
-        plan.append((hf_name, type_id))
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), n_bytes, gguf.GGMLQuantizationType(types[name]))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for hf_name, type_id in plan:
-        writer.write_tensor_data(encode(hf_name, checkpoint.tensor(hf_name), type_id))
+    for tensor in plan.tensors:
+        source = tensor.sources[0] if tensor.sources else tensor.name
+        writer.write_tensor_data(encode(source, _values(tensor, checkpoint), types[tensor.name]))
+
+
+def _shape(tensor: PlannedTensor, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """A planned weight's shape, without reading it; the row length is last."""
+    if tensor.shape:
+        return tensor.shape
+    shapes = [checkpoint.shape(source) for source in tensor.sources]
+    return (sum(shape[0] - tensor.first_row for shape in shapes), *shapes[0][1:])
+
+
+def _values(tensor: PlannedTensor, checkpoint: Checkpoint) -> torch.Tensor:
+    """A planned weight's values; scaled ones in 32 bits, the others in the checkpoint's own format."""
+    if not tensor.sources:
+        return torch.full(tensor.shape, tensor.fill)
+    parts = [checkpoint.tensor(source)[tensor.first_row :] for source in tensor.sources]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if tensor.transform is not None:
+        return tensor.transform(joined.to(torch.float32))
+    return joined if tensor.factor == 1.0 else joined.to(torch.float32) * tensor.factor

@@ -20,7 +20,7 @@ from export.prompts import TOKENIZER_TEXTS, verification_prompts
 from export.verify import LogitComparison, Reference, compare_logits, reference_logits, tokenizer_mismatches
 from export.vocabulary import load_tokenizer, read_vocabulary
 from tinydispatch import formats
-from tinydispatch.ggml.llama import LlamaModel
+from tinydispatch.ggml.open import open_model
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,12 @@ class ExportReport:
 
 
 def export_gguf(
-    checkpoint_dir: Path, out_dir: Path, name: str, config: ExportConfig, prompts: Sequence[str] = ()
+    checkpoint_dir: Path,
+    out_dir: Path,
+    name: str,
+    config: ExportConfig,
+    prompts: Sequence[str] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> ExportReport:
     """Write `<name>-<quantization>.gguf` for each quantization, verified, and `<name>-export.json`.
 
@@ -62,6 +67,7 @@ def export_gguf(
 
     Args:
         prompts: rendered conversations to verify logits on; none takes four built-in ones over the bundled tools.
+        tokenizer: instead of the checkpoint's own, for a base model that has no chat template yet.
 
     Raises:
         UnsupportedArchitectureError: there is no GGUF graph for this model.
@@ -70,7 +76,7 @@ def export_gguf(
         ExportError: the checkpoint is incomplete or damaged.
     """
     checkpoint = open_checkpoint(Path(checkpoint_dir))
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer = tokenizer or load_tokenizer(checkpoint.path)
     vocabulary = read_vocabulary(checkpoint.path, tokenizer, checkpoint.config.vocab_size)
     texts = tuple(prompts) or verification_prompts(vocabulary.chat_template)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,7 @@ def export_gguf(
         partial = path.with_suffix(".gguf.partial")
         logger.info("writing and verifying %s", path)
         try:
-            write_gguf(checkpoint, vocabulary, partial, name, quantization)
+            write_gguf(checkpoint, vocabulary, partial, name, quantization, config)
             verification = _verify(partial, tokenizer, references, texts, config, quantization)
             file = ExportedFile(path, quantization, partial.stat().st_size, sha256_of(partial), verification)
             partial.replace(path)
@@ -107,7 +113,7 @@ def _verify(
     if not references:
         raise ExportError("the verification prompts hold no token")
     n_ctx = max(len(reference.ids) for reference in references)
-    with LlamaModel(path, n_ctx) as model:
+    with open_model(path, n_ctx) as model:
         mismatches = tokenizer_mismatches(model, tokenizer, [*TOKENIZER_TEXTS, *texts])
         if mismatches:
             first = mismatches[0]

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.config import Quantization
 from export.errors import ExportError
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.header import TENSOR_BLOCKS
@@ -18,24 +17,11 @@ from tinydispatch.ggml.library import load_library
 _F16_MAX = float(np.finfo(np.float16).max)
 
 
-def tensor_type(shape: tuple[int, ...], quantization: Quantization) -> int:
-    """The ggml type that a weight gets: vectors 32 bits, matrices the quantization where their rows divide into blocks.
-
-    The output head is quantized like the rest, as `llama-quantize` does for Q8_0.
-    """
-    if len(shape) == 1:
-        return bindings.GGML_TYPE_F32
-    block, _ = TENSOR_BLOCKS[bindings.GGML_TYPE_Q8_0]
-    if quantization is Quantization.Q8_0 and shape[-1] % block == 0:
-        return bindings.GGML_TYPE_Q8_0
-    return bindings.GGML_TYPE_F16
-
-
 def encode(name: str, weight: torch.Tensor, type_id: int) -> npt.NDArray[Any]:
     """A weight's values as they stand in the file.
 
     Returns:
-        float32 or float16 of the weight's shape, or for Q8_0 bytes of shape (…, row bytes).
+        float32 or float16 of the weight's shape, or for quantized types bytes of shape (…, row bytes).
 
     Raises:
         ExportError: a value is not finite, or too large for 16 bits.

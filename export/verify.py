@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from export.config import Tolerance
-from tinydispatch.ggml.llama import LlamaModel
+from tinydispatch.ggml.runtime import Runtime
 
-_ROWS = 128  # positions compared at a time, so that 64-bit copies of a large vocabulary's logits stay small
+# Positions compared at a time: 64-bit copies of the logits of a large vocabulary then stay in the processor's caches.
+_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class LogitComparison:
             found.append(f"a logit differs by {self.max_difference:.3g} (allowed {tolerance.max_logit_difference:g})")
         if not self.mean_kl <= tolerance.max_mean_kl:
             found.append(f"the mean KL divergence is {self.mean_kl:.3g} nats (allowed {tolerance.max_mean_kl:g})")
+        if not self.mean_difference <= tolerance.max_mean_difference * self.logit_std:
+            found.append(
+                f"logits differ by {self.mean_difference:.3g} on average, of which their standard deviation is "
+                f"{self.logit_std:.3g} (allowed {tolerance.max_mean_difference:g} of it)"
+            )
         if not self.top1_agreement >= tolerance.min_top1_agreement:
             found.append(
                 f"the best token agrees at {self.top1_agreement:.1%} (at least {tolerance.min_top1_agreement:.1%})"
@@ -65,7 +71,7 @@ class TokenMismatch:
 
 
 def tokenizer_mismatches(
-    model: LlamaModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    model: Runtime, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[TokenMismatch]:
     """The texts whose ids differ between the file and the checkpoint's tokenizer."""
     found = []
@@ -100,7 +106,7 @@ def reference_logits(
     return references
 
 
-def compare_logits(model: LlamaModel, references: Sequence[Reference]) -> LogitComparison:
+def compare_logits(model: Runtime, references: Sequence[Reference]) -> LogitComparison:
     """Run the file over the same ids.
 
     Raises:

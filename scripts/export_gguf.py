@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.checkpoint import check_architecture
 from export.export import ExportReport, export_gguf
 from export.merge import merge_adapter
-from training.config import Method, RunConfig, load_run_config
+from training.config import RunConfig, load_run_config
+from training.tokenizer import load_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run = load_run_config(arguments.config, arguments.overrides)
         checkpoint = arguments.checkpoint or _trained_checkpoint(run)
-        report = export_gguf(checkpoint, arguments.out or run.run_dir / "gguf", run.name, run.export)
+        check_architecture(checkpoint)
+        out = arguments.out or run.run_dir / "gguf"
+        # As in training: a model without a chat template gets ours, so a base model can be exported too.
+        report = export_gguf(checkpoint, out, run.name, run.export, tokenizer=load_tokenizer(checkpoint))
     except ValueError as error:
         print(f"export_gguf: {error}", file=sys.stderr)
         return 2
@@ -41,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 def _trained_checkpoint(run: RunConfig) -> Path:
     """The run's checkpoint; after LoRA it is made here, anew, since an older one could be of another training."""
     checkpoint = run.run_dir / "checkpoint"
-    if run.training.method is Method.LORA:
+    if run.training.method.has_adapter:
         return merge_adapter(run.run_dir / "adapter", checkpoint).path
     return checkpoint
 

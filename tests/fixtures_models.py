@@ -17,7 +17,7 @@ QWEN2_EXPRESSION = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _CONTROL = (formats.TURN_START, formats.TURN_END, formats.DOCUMENT_END)
-_CORPUS = (
+CORPUS = (
     'What is the weather in Oslo tomorrow? {"name": "get_weather", "arguments": {"location": "Oslo"}}',
     "Remind me to call Zoë at 18:30, I'm sure she'll pick up.",
     "Today is Thursday 2026-03-19. Friday 2026-03-20, Saturday 2026-03-21.",
@@ -38,7 +38,7 @@ def make_tiny_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_CORPUS * 3, trainer)
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
     tokenizer.add_tokens(
         [AddedToken(token, special=token in _CONTROL, normalized=False) for token in formats.SPECIAL_TOKENS]
     )

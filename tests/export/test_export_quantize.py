@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import gguf
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.config import Quantization
-from export.quantize import encode, quantize_rows, tensor_type
-from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32, GGML_TYPE_Q8_0
+from export.quantize import encode, quantize_rows
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_Q8_0
 
 _matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.just(64)), elements=st.floats(-1000, 1000, width=32))
 
@@ -28,22 +26,6 @@ def test_quantized_rows_come_back_within_half_a_step() -> None:
     steps = np.abs(values.reshape(8, 8, 32)).max(axis=2, keepdims=True) / 127
     # A step is stored in 16 bits, which adds 1 in 2048 of the value.
     assert (np.abs(restored - values).reshape(8, 8, 32) <= 0.5 * steps + 127 * steps / 2048).all()
-
-
-@pytest.mark.parametrize(
-    ("shape", "quantization", "expected"),
-    [
-        ((64,), Quantization.Q8_0, GGML_TYPE_F32),
-        ((64,), Quantization.F16, GGML_TYPE_F32),
-        ((8, 64), Quantization.F16, GGML_TYPE_F16),
-        ((8, 64), Quantization.Q8_0, GGML_TYPE_Q8_0),
-        ((8, 48), Quantization.Q8_0, GGML_TYPE_F16),
-    ],
-)
-def test_vectors_stay_whole_and_odd_rows_stay_in_16_bits(
-    shape: tuple[int, ...], quantization: Quantization, expected: int
-) -> None:
-    assert tensor_type(shape, quantization) == expected
 
 
 def test_bfloat16_weights_are_encoded_by_value() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.fixtures_gguf import tiny_export
 from tinydispatch import formats
 from tinydispatch.ggml.header import GgufError
-from tinydispatch.ggml.llama import LlamaModel, default_threads
+from tinydispatch.ggml.llama import LlamaModel
+from tinydispatch.ggml.model import default_threads
 
 _IDS = list(range(20, 90))
 

@@ -11,7 +11,11 @@ import ctypes as c
 # What `llama_version()` must return for these declarations to hold.
 LLAMA_VERSION = "0.6.0-dev"
 
-GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 = 0, 1, 8
+GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0 = 0, 1, 6, 7, 8
+GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K = 12, 13, 14
+GGML_TYPE_I32, GGML_TYPE_I64, GGML_TYPE_BF16 = 26, 27, 30
+
+GGML_BACKEND_DEVICE_TYPE_CPU = 0
 
 LogCallback = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
 
@@ -85,6 +89,19 @@ class ContextParams(c.Structure):
     )
 
 
+class _OverrideValue(c.Union):
+    _fields_ = (("integer", c.c_int64), ("text", c.c_char * 128))
+
+
+class KeyOverride(c.Structure):
+    """`struct llama_model_kv_override`; an array of them ends with an empty key."""
+
+    _fields_ = (("tag", c.c_int), ("key", c.c_char * 128), ("value", _OverrideValue))
+
+
+KEY_OVERRIDE_TEXT = 3
+
+
 class Batch(c.Structure):
     """`struct llama_batch`."""
 
@@ -97,6 +114,12 @@ class Batch(c.Structure):
         ("seq_id", c.POINTER(c.POINTER(c.c_int32))),
         ("logits", c.POINTER(c.c_int8)),
     )
+
+
+class InitParams(c.Structure):
+    """`struct ggml_init_params`."""
+
+    _fields_ = (("mem_size", c.c_size_t), ("mem_buffer", c.c_void_p), ("no_alloc", c.c_bool))
 
 
 # What the defaults are in this version. A field that moved would show other values here.
@@ -149,8 +172,59 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "llama_get_logits_ith": (_FLOATS, (_HANDLE, c.c_int32)),
     "llama_get_memory": (_HANDLE, (_HANDLE,)),
     "llama_memory_seq_rm": (c.c_bool, (_HANDLE, c.c_int32, c.c_int32, c.c_int32)),
+    "llama_state_seq_get_size": (c.c_size_t, (_HANDLE, c.c_int32)),
+    "llama_state_seq_get_data": (c.c_size_t, (_HANDLE, c.c_void_p, c.c_size_t, c.c_int32)),
+    "llama_state_seq_set_data": (c.c_size_t, (_HANDLE, c.c_void_p, c.c_size_t, c.c_int32)),
     "ggml_quantize_chunk": (
         c.c_size_t,
         (c.c_int, _FLOATS, c.c_void_p, c.c_int64, c.c_int64, c.c_int64, _FLOATS),
     ),
+}
+
+
+# ggml's graphs. Tensors, contexts and buffers are opaque handles here: nothing reads their structs.
+_TENSOR, _CONTEXT, _SIZE = c.c_void_p, c.c_void_p, c.c_size_t
+SIGNATURES |= {
+    "ggml_init": (_CONTEXT, (InitParams,)),
+    "ggml_free": (None, (_CONTEXT,)),
+    "ggml_tensor_overhead": (_SIZE, ()),
+    "ggml_graph_overhead_custom": (_SIZE, (_SIZE, c.c_bool)),
+    "ggml_new_tensor_1d": (_TENSOR, (_CONTEXT, c.c_int, c.c_int64)),
+    "ggml_new_tensor_2d": (_TENSOR, (_CONTEXT, c.c_int, c.c_int64, c.c_int64)),
+    "ggml_nbytes": (_SIZE, (_TENSOR,)),
+    "ggml_set_input": (None, (_TENSOR,)),
+    "ggml_set_output": (None, (_TENSOR,)),
+    "ggml_get_rows": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR)),
+    "ggml_set_rows": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR, _TENSOR)),
+    "ggml_mul_mat": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR)),
+    "ggml_add": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR)),
+    "ggml_mul": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR)),
+    "ggml_norm": (_TENSOR, (_CONTEXT, _TENSOR, c.c_float)),
+    "ggml_relu": (_TENSOR, (_CONTEXT, _TENSOR)),
+    "ggml_gelu_erf": (_TENSOR, (_CONTEXT, _TENSOR)),
+    "ggml_reshape_2d": (_TENSOR, (_CONTEXT, _TENSOR, c.c_int64, c.c_int64)),
+    "ggml_reshape_3d": (_TENSOR, (_CONTEXT, _TENSOR, c.c_int64, c.c_int64, c.c_int64)),
+    "ggml_permute": (_TENSOR, (_CONTEXT, _TENSOR, c.c_int, c.c_int, c.c_int, c.c_int)),
+    "ggml_view_2d": (_TENSOR, (_CONTEXT, _TENSOR, c.c_int64, c.c_int64, _SIZE, _SIZE)),
+    "ggml_view_3d": (_TENSOR, (_CONTEXT, _TENSOR, c.c_int64, c.c_int64, c.c_int64, _SIZE, _SIZE, _SIZE)),
+    "ggml_flash_attn_ext": (_TENSOR, (_CONTEXT, *[_TENSOR] * 4, c.c_float, c.c_float, c.c_float)),
+    "ggml_new_graph_custom": (_HANDLE, (_CONTEXT, _SIZE, c.c_bool)),
+    "ggml_build_forward_expand": (None, (_HANDLE, _TENSOR)),
+    "ggml_gallocr_new": (_HANDLE, (_HANDLE,)),
+    "ggml_gallocr_alloc_graph": (c.c_bool, (_HANDLE, _HANDLE)),
+    "ggml_gallocr_free": (None, (_HANDLE,)),
+    "ggml_backend_init_by_type": (_HANDLE, (c.c_int, c.c_char_p)),
+    "ggml_backend_free": (None, (_HANDLE,)),
+    "ggml_backend_get_default_buffer_type": (_HANDLE, (_HANDLE,)),
+    "ggml_backend_get_device": (_HANDLE, (_HANDLE,)),
+    "ggml_backend_dev_backend_reg": (_HANDLE, (_HANDLE,)),
+    "ggml_backend_reg_get_proc_address": (_HANDLE, (_HANDLE, c.c_char_p)),
+    "ggml_backend_graph_compute": (c.c_int, (_HANDLE, _HANDLE)),
+    "ggml_backend_cpu_buffer_from_ptr": (_HANDLE, (c.c_void_p, _SIZE)),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (_HANDLE, (_CONTEXT, _HANDLE)),
+    "ggml_backend_buffer_clear": (None, (_HANDLE, c.c_uint8)),
+    "ggml_backend_buffer_free": (None, (_HANDLE,)),
+    "ggml_backend_tensor_alloc": (c.c_int, (_HANDLE, _TENSOR, c.c_void_p)),
+    "ggml_backend_tensor_set": (None, (_TENSOR, c.c_void_p, _SIZE, _SIZE)),
+    "ggml_backend_tensor_get": (None, (_TENSOR, c.c_void_p, _SIZE, _SIZE)),
 }

@@ -206,6 +206,9 @@ class _Reader:
 
     def _check_vocabulary(self, metadata: Mapping[str, Any]) -> None:
         tokens = metadata.get("tokenizer.ggml.tokens")
-        # llama.cpp asserts that the texts are distinct: a repetition would end the process.
-        if isinstance(tokens, tuple) and len(set(tokens)) != len(tokens):
+        if not isinstance(tokens, tuple) or not all(isinstance(token, str) for token in tokens):
+            return  # none, or none that llama.cpp takes; it says so
+        # llama.cpp asserts that the texts are distinct, which it reads up to the first zero byte: a repetition would
+        # end the process.
+        if len({token.partition("\0")[0] or index for index, token in enumerate(tokens)}) != len(tokens):
             raise self._error("'tokenizer.ggml.tokens' holds a token twice")

@@ -21,6 +21,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def n_vocab(self) -> int:
+        """How many ids there are, those without a text of their own included."""
+        ...
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja template that the file carries."""
         ...
@@ -57,6 +62,10 @@ class Runtime(Protocol):
         """The text of ids, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
         ...
 
+    def token_bytes(self, token: int) -> bytes:
+        """What one id spells; a character may be spread over several ids."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> Logits:
         """Append `ids` to the cache; the logits after the last, shape (vocabulary,).
 
@@ -65,8 +74,25 @@ class Runtime(Protocol):
         """
         ...
 
+    def decode_all(self, ids: Sequence[int]) -> Logits:
+        """Append `ids` to the cache; the logits after each of them, shape (len(ids), vocabulary)."""
+        ...
+
     def truncate(self, n_positions: int) -> None:
         """Keep the cache's first `n_positions` and drop the rest."""
+        ...
+
+    def save_state(self) -> bytes:
+        """The cache with its ids; belongs to this very model file and carries a checksum."""
+        ...
+
+    def load_state(self, state: bytes) -> None:
+        """Replace the cache by a saved one; `cached_ids` then says which ids it holds.
+
+        Raises:
+            StateError: the state is damaged, of another model, or longer than the cache; the cache is then unchanged
+                or empty, never half a state.
+        """
         ...
 
     def close(self) -> None:

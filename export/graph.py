@@ -1,0 +1,35 @@
+"""A model in GGUF's terms: an architecture, its numbers, and where each weight of the file comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A weight of the file: the checkpoint's `sources` joined row by row, without their first rows, times `factor`.
+
+    Without sources it is a tensor of `shape` filled with `fill`: what a checkpoint leaves out and a graph needs.
+    `transform` computes what a factor cannot; where it changes the shape, `shape` is that afterwards.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    factor: float = 1.0
+    first_row: int = 0
+    shape: tuple[int, ...] = ()
+    fill: float = 0.0
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """`metadata` are the architecture's own keys, without its name in front."""
+
+    architecture: str
+    n_layers: int
+    metadata: Mapping[str, int | float | str | tuple[int, ...]]
+    tensors: tuple[PlannedTensor, ...]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures_gguf import tiny_export
+from tests.fixtures_opt import post_norm_export
+from tinydispatch.ggml import memory
+from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml.memory import available_bytes, cache_bytes
+from tinydispatch.ggml.open import open_model
+
+_FILES: dict[str, Callable[[], Path]] = {
+    "llama": lambda: tiny_export().files[0].path,
+    "opt": lambda: post_norm_export().files[1].path,
+}
+
+
+@pytest.mark.parametrize("kind", list(_FILES))
+def test_a_cache_that_does_not_fit_is_refused_in_words(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _FILES[kind]()
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
+    with pytest.raises(GgufError, match=r"a cache of 1024 positions takes .* MB, and 0 MB are free: lower n_ctx"):
+        open_model(path, 1024)
+
+
+def test_the_estimate_counts_keys_and_values_of_every_layer() -> None:
+    # 2 layers, 2 key heads of 32, keys and values, 2 bytes; the model was made for 1,024 positions.
+    header = read_header(tiny_export().files[0].path)
+    assert cache_bytes(header, 512) == 2 * 2 * 32 * 2 * 2 * 512
+    assert cache_bytes(header, 1 << 30) == 2 * cache_bytes(header, 512)
+
+
+def test_a_system_that_does_not_say_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "absent")
+    assert available_bytes() is None
+    with open_model(_FILES["opt"](), 64) as model:
+        assert model.n_ctx == 64
+
+
+def test_free_memory_is_read_where_linux_says_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal: 16 kB\nMemAvailable:        8 kB\n", "ascii")
+    monkeypatch.setattr(memory, "_MEMINFO", file)
+    assert available_bytes() == 8192

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import pytest
+
+from tests.fixtures_gguf import tiny_export
+from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml.numbers import check_numbers
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("block_count", 0),
+        ("block_count", 513),
+        ("embedding_length", 0),
+        ("attention.head_count", 0),
+        ("attention.head_count_kv", 3),
+        ("attention.key_length", 31),
+        ("attention.value_length", 64),
+        ("rope.dimension_count", 16),
+        ("rope.freq_base", float("nan")),
+        ("rope.scaling.type", "sideways"),
+        ("feed_forward_length", -1),
+        ("expert_used_count", 2),
+        ("expert_count", 4),
+        ("nextn_predict_layers", 3),
+    ],
+)
+def test_numbers_on_which_llama_cpp_would_abort_are_refused_by_name(key: str, value: object) -> None:
+    header = read_header(tiny_export().files[0].path)
+    damaged = replace(header, metadata={**header.metadata, f"qwen3.{key}": value})
+    with pytest.raises(GgufError, match=r"'qwen3\.[a-z_.]+' is .*impossible or contradicts"):
+        check_numbers(damaged)
+
+
+def test_a_real_files_numbers_pass_and_so_do_those_of_a_mixture_of_experts() -> None:
+    header = read_header(tiny_export().files[0].path)
+    check_numbers(header)
+    experts = {"other.block_count": 2, "other.expert_count": 8, "other.expert_used_count": 2}
+    check_numbers(replace(header, metadata={"general.architecture": "other", **experts}))
+
+
+def test_tokens_that_differ_only_after_a_zero_byte_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "zero.gguf"
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_token_list(["a", "a\0b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(GgufError, match="a token twice"):
+        read_header(path)

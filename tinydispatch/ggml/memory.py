@@ -1,0 +1,53 @@
+"""Whether a cache fits into memory, asked before it is taken: Linux grants too much and ends processes later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinydispatch.ggml.header import GgufError, GgufHeader
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes() -> int | None:
+    """What can be used without swapping; None where the system does not say."""
+    try:
+        lines = _MEMINFO.read_text("ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    value = fields.get("MemAvailable", "").split()
+    return int(value[0]) * 1024 if len(value) == 2 and value[0].isdigit() else None
+
+
+def require_memory(path: Path, n_bytes: int, n_ctx: int) -> None:
+    """Check that a cache of `n_ctx` positions fits.
+
+    Raises:
+        GgufError: it does not; the message says what is needed and what is there.
+    """
+    available = available_bytes()
+    if available is not None and n_bytes > available:
+        raise GgufError(
+            path,
+            f"a cache of {n_ctx} positions takes {n_bytes / 1e6:.0f} MB, and {available / 1e6:.0f} MB are free: "
+            "lower n_ctx or free memory",
+        )
+
+
+def cache_bytes(header: GgufHeader, n_ctx: int) -> int:
+    """16-bit keys and values of `n_ctx` positions, by the numbers in a file that llama.cpp runs; 0 if it lacks them."""
+
+    def number(key: str, default: int = 0) -> int:
+        value = header.metadata.get(f"{header.architecture}.{key}", default)
+        return value if isinstance(value, int) else 0
+
+    n_heads = number("attention.head_count")
+    if not n_heads:
+        return 0
+    head_width = number("embedding_length") // n_heads
+    per_position = number("attention.head_count_kv", n_heads) * (
+        number("attention.key_length", head_width) + number("attention.value_length", head_width)
+    )
+    n_ctx = min(n_ctx, number("context_length") or n_ctx)
+    return 2 * n_ctx * number("block_count") * per_position

@@ -1,0 +1,86 @@
+"""Checks a model's own numbers before llama.cpp sees them: it ends the process where some contradict each other.
+
+Nothing is required here that a file may leave out; what is missing altogether, llama.cpp reports as an error.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tinydispatch.ggml.header import GgufError, GgufHeader
+
+_MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # llama-hparams.h
+_MAX_NUMBER = 1 << 31
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+# Architectures whose graph asserts that keys and values are equally wide; what this project exports.
+_EQUAL_WIDTHS = ("gpt2", "qwen3", "qwen35")
+
+
+def check_numbers(header: GgufHeader) -> None:
+    """Refuse numbers on which llama.cpp would end the process.
+
+    Raises:
+        GgufError: the message names the key and its value.
+    """
+    prefix = f"{header.architecture}."
+    own = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
+    for key, value in own.items():
+        _require(header, key, value, _is_sane(value))
+    _check_counts(header, own)
+    if header.architecture in _EQUAL_WIDTHS:
+        _check_widths(header, own)
+    scaling = own.get("rope.scaling.type", _ROPE_SCALINGS[0])
+    _require(header, "rope.scaling.type", scaling, scaling in _ROPE_SCALINGS)
+
+
+def _is_sane(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_sane(item) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or 0 <= value < _MAX_NUMBER
+
+
+def _check_counts(header: GgufHeader, own: dict[str, Any]) -> None:
+    layers = own.get("block_count", 1)
+    _require(header, "block_count", layers, type(layers) is int and 1 <= layers <= _MAX_LAYERS)
+    for key in ("embedding_length", "context_length"):
+        _require(header, key, own.get(key, 1), own.get(key, 1) != 0)
+    predicted = own.get("nextn_predict_layers", 0)
+    _require(header, "nextn_predict_layers", predicted, type(predicted) is int and predicted <= layers)
+    experts, used = own.get("expert_count", 0), own.get("expert_used_count", 0)
+    most = max(used, default=0) if isinstance(used, tuple) else used
+    _require(header, "expert_count", experts, type(experts) is int and experts <= _MAX_EXPERTS)
+    _require(header, "expert_used_count", used, type(most) is int and (0 < most <= experts or most == experts == 0))
+    groups = own.get("expert_group_count", 0)
+    _require(header, "expert_group_count", groups, type(groups) is int and (groups < experts or groups == experts == 0))
+
+
+def _check_widths(header: GgufHeader, own: dict[str, Any]) -> None:
+    heads, width = own.get("attention.head_count"), own.get("embedding_length")
+    _require(header, "attention.head_count", heads, type(heads) is int and heads > 0)
+    _require(header, "embedding_length", width, type(width) is int and width > 0)
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    key_heads = own.get("attention.head_count_kv", heads)
+    is_shared = type(key_heads) is int and key_heads > 0 and heads % key_heads == 0
+    _require(header, "attention.head_count_kv", key_heads, is_shared)
+    key_width = own.get("attention.key_length", width // heads)
+    is_whole = type(key_width) is int and key_width > 0 and ("attention.key_length" in own or width % heads == 0)
+    _require(header, "attention.key_length", key_width, is_whole)
+    value_width = own.get("attention.value_length", width // heads)
+    _require(header, "attention.value_length", value_width, value_width == key_width)
+    rotated = own.get("rope.dimension_count", key_width)
+    is_full = header.architecture != "qwen3" or rotated == key_width
+    is_rotatable = (
+        type(rotated) is int and 0 < rotated <= key_width and (header.architecture == "gpt2" or rotated % 2 == 0)
+    )
+    _require(header, "rope.dimension_count", rotated, is_full and is_rotatable)
+
+
+def _require(header: GgufHeader, key: str, value: Any, is_good: bool) -> None:
+    if not is_good:
+        name = f"{header.architecture}.{key}"
+        problem = f"'{name}' is {repr(value)[:60]}, which is impossible or contradicts the model's other numbers"
+        raise GgufError(header.path, problem)

@@ -1,0 +1,80 @@
+"""A model file's tokenizer, run by llama.cpp: text to ids and back, and which tokens are special."""
+
+from __future__ import annotations
+
+import ctypes
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from tinydispatch.ggml.header import GgufError, GgufHeader
+from tinydispatch.ggml.library import LlamaLibrary
+
+# Set by our converter when the checkpoint's tokenizer normalizes; llama.cpp's own BPE tokenizers never do.
+NORMALIZER_KEY = "tinydispatch.tokenizer.normalizer"
+
+_TOKEN_NORMAL, _TOKEN_CONTROL, _TOKEN_USER_DEFINED = 1, 3, 4
+
+
+class Vocabulary:
+    """The tokenizer of a loaded llama.cpp model; valid as long as that model is.
+
+    Raises:
+        GgufError: the file holds no vocabulary.
+    """
+
+    def __init__(self, library: LlamaLibrary, model: int, header: GgufHeader) -> None:
+        self._c: Any = library.c
+        self._header = header
+        self._handle = self._c.llama_model_get_vocab(model)
+        self.n_vocab = int(self._c.llama_vocab_n_tokens(self._handle))
+        if not self.n_vocab:
+            raise GgufError(header.path, "holds no vocabulary")
+        tokens: tuple[str, ...] = header.metadata.get("tokenizer.ggml.tokens", ())
+        types: tuple[int, ...] = header.metadata.get("tokenizer.ggml.token_type", ())
+        special = [token for token, kind in enumerate(types) if kind != _TOKEN_NORMAL] or range(self.n_vocab)
+        named = {header.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")}
+        candidates = {*special, *(token for token in named if isinstance(token, int) and token < self.n_vocab)}
+        self.eog_ids = frozenset(token for token in candidates if self._c.llama_vocab_is_eog(self._handle, token))
+        typed = list(zip(tokens, types, strict=False))
+        self.control_tokens = frozenset(text for text, kind in typed if kind == _TOKEN_CONTROL)
+        self.marker_tokens = frozenset(text for text, kind in typed if kind == _TOKEN_USER_DEFINED)
+
+    def special_token(self, name: str) -> str | None:
+        """The text of the token of that role ("bos", "eos"), None when the file names none."""
+        token = self._header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        texts = self._header.metadata.get("tokenizer.ggml.tokens") or ()
+        return texts[token] if isinstance(token, int) and token < len(texts) else None
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Ids of a text, without any added at its ends; `parse_special` turns control tokens' texts into them.
+
+        Raises:
+            ValueError: the text holds lone surrogates, which UTF-8 cannot carry.
+        """
+        if self._header.metadata.get(NORMALIZER_KEY) == "NFC":
+            text = unicodedata.normalize("NFC", text)
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+        # No token is made of less than a byte, so this never overflows.
+        ids = (ctypes.c_int32 * (len(data) + 1))()
+        count = self._c.llama_tokenize(self._handle, data, len(data), ids, len(ids), False, parse_special)
+        if count < 0:
+            raise ValueError(f"llama.cpp cannot tokenize a text of {len(data)} bytes")
+        return list(ids[:count])
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one id spells; a character may be spread over several ids."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._c.llama_token_to_piece(self._handle, token, buffer, size, 0, True)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
