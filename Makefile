@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench bench-data bench-dispatch clean
 
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config nano.yaml
@@ -19,6 +19,18 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m scripts.check_layout
 	$(BIN)/mypy train.py scripts tinydispatch data eval training export
+
+# ROWS: real ToolBench train rows to recombine into a file of full size (2 GB in /tmp, as much again for the result).
+bench-data: $(VENV)/.installed
+	$(BIN)/python -m scripts.make_toolbench_file --rows $(ROWS) --out /tmp/tinydispatch-rows.json
+	$(BIN)/python -m scripts.make_toolbench_file --rows $(ROWS) --out /tmp/tinydispatch-sample.json --count 300
+	$(BIN)/python -m scripts.bench_data --file /tmp/tinydispatch-rows.json --sample /tmp/tinydispatch-sample.json \
+	  --tokenizer $(or $(TOKENIZER),training/nano/weights/tokenizer.json) --check
+
+# Milliseconds per call, against llama.cpp's own server: make bench-dispatch MODEL=path/to/model.gguf
+MODEL ?= runs/nano/gguf/nano-q8_0.gguf
+bench-dispatch: $(VENV)/.installed
+	$(BIN)/python -m scripts.bench_dispatch $(MODEL)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

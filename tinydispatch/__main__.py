@@ -14,6 +14,7 @@ from typing import Any
 
 from tinydispatch.bundled import bundled_tools, load_tools
 from tinydispatch.dispatcher import Dispatch, Dispatcher
+from tinydispatch.prefix_cache import default_folder
 
 _EXIT_OK, _EXIT_UNUSABLE, _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -43,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("--tools", type=Path, help="JSON file with the tools on offer (default: the eight bundled ones)")
     call.add_argument("--date", type=_date, help="what 'today' means, YYYY-MM-DD (default: today)")
     call.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
+    call.add_argument(
+        "--no-cache", action="store_true", help="neither look for a saved state of the tools' prompt nor save one"
+    )
     call.add_argument("--json", action="store_true", help="print calls, reply, problems and timings as one document")
     return parser
 
@@ -58,7 +62,8 @@ def _call(arguments: argparse.Namespace) -> int:
     model, text = _model_and_text(arguments.words)
     tools = load_tools(arguments.tools) if arguments.tools else bundled_tools()
     started = time.perf_counter()
-    with Dispatcher(model, tools, arguments.date, threads=arguments.threads) as dispatcher:
+    cache = None if arguments.no_cache else default_folder()
+    with Dispatcher(model, tools, arguments.date, threads=arguments.threads, cache=cache) as dispatcher:
         load_ms = 1000 * (time.perf_counter() - started)
         dispatch = dispatcher.dispatch(text)
     document = _document(dispatch, load_ms) if arguments.json else _answer(dispatch)
@@ -67,8 +72,9 @@ def _call(arguments: argparse.Namespace) -> int:
         print(f"warning: {problem}", file=sys.stderr)
     timings, tokens = dispatch.timings, dispatch.tokens
     print(
-        f"load {load_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms ({tokens.prompt} tokens), "
-        f"decode {timings.decode_ms:.0f} ms ({tokens.generated} tokens)",
+        f"load {load_ms:.0f} ms, prefill {timings.prefill_ms:.0f} ms ({tokens.prompt} tokens, {tokens.cached} kept), "
+        f"decode {timings.decode_ms:.0f} ms ({tokens.generated} tokens, {tokens.forced} forced), "
+        f"confidence {dispatch.confidence:.2f}",
         file=sys.stderr,
     )
     return _EXIT_OK if dispatch.is_usable else _EXIT_UNUSABLE

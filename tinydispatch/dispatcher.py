@@ -9,10 +9,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tinydispatch.engine import Engine, Timings, TokenCounts
-from tinydispatch.formats import UnparsedToolCall, parse_reply, with_reference_date
-from tinydispatch.ggml.llama import LlamaModel
+from tinydispatch.confidence import (
+    Calibration,
+    CallConfidence,
+    calibration_path,
+    call_confidences,
+    load_calibration,
+    reply_confidence,
+)
+from tinydispatch.decoding.greedy import Listener
+from tinydispatch.decoding.reply import ToolChoice
+from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts
+from tinydispatch.formats import (
+    UnparsedToolCall,
+    default_chat_template,
+    parse_reply,
+    template_hash,
+    with_reference_date,
+)
+from tinydispatch.ggml.model import GgufModel
+from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.runtime import Runtime
+from tinydispatch.ggml.state import fingerprint
+from tinydispatch.prefix_cache import PrefixCache
 from tinydispatch.tools import CallViolation, Message, Role, Tool, ToolCall, check_calls
 
 DEFAULT_MAX_NEW_TOKENS = 384
@@ -23,7 +42,11 @@ class Dispatch:
     """What the model decided: calls, a text reply, or both.
 
     `violations` lists the calls that name no offered tool or break its schema; they stand in `calls` too. `unparsed`
-    is what looked like a call and could not be read. `is_complete` is False when the reply was cut off.
+    is what looked like a call and could not be read. `is_complete` is False when the reply was cut off: a call that was
+    cut stands in `unparsed` and never in `calls`.
+
+    `confidence` is the calibrated probability that the reply is right, `confidences` hold the parts of each call.
+    `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up.
     """
 
     calls: tuple[ToolCall, ...]
@@ -33,6 +56,9 @@ class Dispatch:
     is_complete: bool
     timings: Timings
     tokens: TokenCounts
+    confidence: float = 1.0
+    confidences: tuple[CallConfidence, ...] = ()
+    is_confident: bool = True
 
     @property
     def is_usable(self) -> bool:
@@ -47,11 +73,15 @@ class Dispatcher:
 
     Args:
         model: a GGUF file, which the dispatcher then owns and closes, or a loaded runtime, which it does not.
-        tools: offered to every call.
+        tools: offered to every call that brings none of its own.
         reference_date: "today" for relative dates; None takes the day of each call.
+        options: which of the engine's techniques are used; all of them unless said otherwise.
+        cache: a folder that keeps the state of tool prompts between starts; None keeps them in memory only.
+        calibration: how probabilities become confidences; None takes the one beside the model file, if there is one.
 
     Raises:
         GgufError: the file is damaged or foreign.
+        GrammarError: a tool's schema cannot be expressed as a grammar; names the tool and the place.
     """
 
     def __init__(
@@ -63,6 +93,9 @@ class Dispatcher:
         n_ctx: int = 2048,
         threads: int | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        options: EngineOptions | None = None,
+        cache: Path | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1")
@@ -70,33 +103,67 @@ class Dispatcher:
         self.reference_date = reference_date
         self.max_new_tokens = max_new_tokens
         self._is_owner = isinstance(model, Path)
-        self._runtime = LlamaModel(model, n_ctx, threads) if isinstance(model, Path) else model
-        self._engine = Engine(self._runtime)
+        self._runtime = open_model(model, n_ctx, threads) if isinstance(model, Path) else model
+        self.calibration = calibration or (_calibration_beside(model) if isinstance(model, Path) else Calibration())
+        try:
+            self._engine = Engine(self._runtime, options, PrefixCache(_cache_owner(self._runtime), cache))
+            self._engine.prepare(self.tools)
+        except BaseException:
+            self.close()
+            raise
 
-    def dispatch(self, messages: Sequence[Message] | str) -> Dispatch:
+    def dispatch(
+        self,
+        messages: Sequence[Message] | str,
+        *,
+        tools: Sequence[Tool] | None = None,
+        choice: ToolChoice = ToolChoice.AUTO,
+        is_parallel: bool = True,
+        max_new_tokens: int | None = None,
+        listener: Listener | None = None,
+    ) -> Dispatch:
         """The calls or the reply to a conversation; a string is one user message.
 
+        Args:
+            tools: offered in place of the dispatcher's own.
+            choice: whether the reply may call, must, or must not. To have one certain tool called, offer it alone.
+            is_parallel: False ends the reply after its first call.
+            listener: hears the bytes of each token as it is decided, and ends the reply by returning False.
+
         Raises:
-            ValueError: there are no messages, or the prompt does not fit the context.
+            ValueError: there are no messages, the prompt does not fit the context, or a tool's schema cannot be
+                expressed as a grammar.
         """
+        offered = self.tools if tools is None else tools
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise ValueError(f"max_new_tokens={limit}: must be at least 1")
         conversation = (Message(Role.USER, messages),) if isinstance(messages, str) else tuple(messages)
         if not conversation:
             raise ValueError("nothing to dispatch: there are no messages")
         dated = with_reference_date(conversation, self.reference_date or dt.date.today())
-        completion = self._engine.complete(dated, self.tools, self.max_new_tokens)
+        completion = self._engine.complete(
+            dated, offered, limit, choice=choice, is_parallel=is_parallel, listener=listener
+        )
         parsed = parse_reply(completion.text)
+        confidence = self.calibration(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
         return Dispatch(
             calls=parsed.calls,
             reply=parsed.content,
-            violations=tuple(check_calls(parsed.calls, self.tools)),
+            violations=tuple(check_calls(parsed.calls, offered)),
             unparsed=parsed.unparsed,
             is_complete=completion.is_complete,
             timings=completion.timings,
             tokens=completion.tokens,
+            confidence=confidence,
+            confidences=call_confidences(completion.text, completion.choices),
+            is_confident=confidence >= self.calibration.threshold,
         )
 
     def close(self) -> None:
-        """Free the model if the dispatcher opened it; a second call does nothing."""
+        """Finish writing kept states, and free the model if the dispatcher opened it; a second call does nothing."""
+        if hasattr(self, "_engine"):
+            self._engine.close()
         if self._is_owner:
             self._runtime.close()
 
@@ -107,3 +174,15 @@ class Dispatcher:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _calibration_beside(model: Path) -> Calibration:
+    path = calibration_path(model)
+    return load_calibration(path) if path.is_file() else Calibration()
+
+
+def _cache_owner(runtime: Runtime) -> bytes:
+    """What a kept state belongs to: the model file's content, its template, and the size of the context."""
+    template = template_hash(runtime.chat_template or default_chat_template())
+    model = fingerprint(runtime.header, "prefix") if isinstance(runtime, GgufModel) else b""
+    return model + f"{template} {runtime.n_ctx}".encode()

@@ -94,6 +94,8 @@ class _Marker:
         )
 
     def tool(self, tool: Tool) -> Tool:
-        marked = replace(tool, description=self._text(tool.description))
-        parameters = self._json(tool.parameters)
-        return marked if parameters == tool.parameters else replace(marked, parameters=parameters)
+        description, parameters = self._text(tool.description), self._json(tool.parameters)
+        # A new tool checks its schema, which takes longer than all the rest here.
+        if description == tool.description and parameters == tool.parameters:
+            return tool
+        return replace(tool, description=description, parameters=parameters)

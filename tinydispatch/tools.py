@@ -8,7 +8,7 @@ import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jsonschema
@@ -48,7 +48,13 @@ def _is_email(value: object) -> bool:
 
 @formats.checks("iana-time-zone")
 def _is_time_zone(value: object) -> bool:
-    return not isinstance(value, str) or value in zoneinfo.available_timezones()
+    return not isinstance(value, str) or value in _time_zones()
+
+
+@lru_cache(maxsize=1)
+def _time_zones() -> frozenset[str]:
+    """Looked up once: it walks through several hundred files."""
+    return frozenset(zoneinfo.available_timezones())
 
 
 class Role(StrEnum):

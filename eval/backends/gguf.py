@@ -8,22 +8,26 @@ from typing import Self
 
 from eval.backends.base import BackendError, ClosesOnExit, Failure, Generation, Request
 from eval.config import EvalConfig
-from tinydispatch.engine import Engine
+from tinydispatch.engine import Engine, EngineOptions
 from tinydispatch.formats import with_reference_date
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.library import LlamaLibraryError
-from tinydispatch.ggml.llama import LlamaModel
+from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.runtime import Runtime
 
 
 class GgufBackend(ClosesOnExit):
-    """One request at a time; latencies include the reuse of the tool prompt, as in service."""
+    """One request at a time; latencies include the reuse of the tool prompt, as in service.
+
+    Args:
+        options: of the engine; the product's own unless said otherwise, so replies are constrained to the tools.
+    """
 
     batch_size = 1
 
-    def __init__(self, runtime: Runtime, max_new_tokens: int) -> None:
+    def __init__(self, runtime: Runtime, max_new_tokens: int, options: EngineOptions | None = None) -> None:
         self._runtime = runtime
-        self._engine = Engine(runtime)
+        self._engine = Engine(runtime, options)
         self._max_new_tokens = max_new_tokens
 
     @classmethod
@@ -36,7 +40,8 @@ class GgufBackend(ClosesOnExit):
         if not path.is_file():
             raise BackendError(f"{path}: no such file")
         try:
-            return cls(LlamaModel(path, config.n_ctx), config.max_new_tokens)
+            options = EngineOptions(is_constrained=config.gguf_constrained)
+            return cls(open_model(path, config.n_ctx), config.max_new_tokens, options)
         except (GgufError, LlamaLibraryError) as error:
             raise BackendError(str(error)) from error
 

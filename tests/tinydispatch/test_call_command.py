@@ -9,6 +9,11 @@ from tests.fixtures_gguf import QUESTION, TODAY, WEATHER, taught_export, tiny_ex
 from tinydispatch.__main__ import main
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYDISPATCH_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def tools_file(tmp_path: Path) -> Path:
     path = tmp_path / "tools.json"
@@ -34,7 +39,9 @@ def test_the_json_document_holds_timings_and_problems(tools_file: Path, capsys: 
     assert _call(model, QUESTION, "--tools", tools_file, "--date", TODAY, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["calls"] == [{"name": "get_weather", "arguments": {"location": "Oslo"}}]
-    assert set(document["timings"]) == {"load_ms", "prefill_ms", "decode_ms", "total_ms"}
+    assert {"load_ms", "prefill_ms", "decode_ms", "total_ms"} < set(document["timings"])
+    assert 0 <= document["confidence"] <= 1
+    assert set(document["confidences"][0]) == {"tool", "arguments", "call"}
     assert document["violations"] == document["unparsed"] == []
 
 

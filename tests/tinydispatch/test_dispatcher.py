@@ -7,10 +7,14 @@ import pytest
 
 from tests.fixtures_gguf import QUESTION, TAUGHT_CALL, TODAY, WEATHER, PlaybackRuntime, taught_export
 from tinydispatch import formats
+from tinydispatch.decoding.reply import ToolChoice
 from tinydispatch.dispatcher import Dispatcher
-from tinydispatch.engine import shared_prefix
+from tinydispatch.engine import EngineOptions
 from tinydispatch.ggml.header import GgufError
-from tinydispatch.tools import Message, Role, ToolCall
+from tinydispatch.prefix_cache import shared_prefix
+from tinydispatch.tools import Message, Role, Tool, ToolCall
+
+FREE = EngineOptions(is_constrained=False)
 
 
 def _prompt_text(runtime: PlaybackRuntime) -> str:
@@ -30,19 +34,77 @@ def test_a_reply_in_words_has_no_calls() -> None:
     assert (dispatch.calls, dispatch.reply, dispatch.is_usable) == ((), "Which city?", True)
 
 
-def test_calls_that_break_the_schema_are_returned_and_named() -> None:
+def test_without_constraint_calls_that_break_the_schema_are_returned_and_named() -> None:
     reply = formats.render_calls([ToolCall("get_weather", {"location": 3}), ToolCall("launch", {})])
-    dispatch = Dispatcher(PlaybackRuntime(reply), [WEATHER], TODAY).dispatch("hi")
+    dispatch = Dispatcher(PlaybackRuntime(reply), [WEATHER], TODAY, options=FREE).dispatch("hi")
     assert [violation.reason for violation in dispatch.violations] == ["schema_violation", "unknown_tool"]
     assert len(dispatch.calls) == 2
     assert not dispatch.is_usable
 
 
-def test_a_malformed_call_is_data() -> None:
-    dispatch = Dispatcher(PlaybackRuntime("<tool_call>{oops</tool_call>"), [WEATHER], TODAY).dispatch("hi")
+def test_without_constraint_a_malformed_call_is_data() -> None:
+    runtime = PlaybackRuntime("<tool_call>{oops</tool_call>")
+    dispatch = Dispatcher(runtime, [WEATHER], TODAY, options=FREE).dispatch("hi")
     assert dispatch.calls == ()
     assert dispatch.unparsed[0].raw_text == "{oops"
     assert not dispatch.is_usable
+
+
+def test_a_reply_that_must_not_call_is_words_and_one_that_must_calls() -> None:
+    call = ToolCall("get_weather", {"location": "Oslo"})
+    words = Dispatcher(PlaybackRuntime(formats.render_calls([call])), [WEATHER], TODAY)
+    assert words.dispatch("Oslo?", choice=ToolChoice.NONE, max_new_tokens=20).calls == ()
+    speaks = Dispatcher(PlaybackRuntime("Sure"), [WEATHER], TODAY)
+    found = speaks.dispatch("Oslo?", choice=ToolChoice.REQUIRED, max_new_tokens=200)
+    assert found.calls or found.unparsed
+    assert not found.reply
+
+
+def test_a_reply_ends_after_one_call_where_only_one_is_wanted() -> None:
+    calls = [ToolCall("get_weather", {"location": "Oslo"}), ToolCall("get_weather", {"location": "Rome"})]
+    dispatcher = Dispatcher(PlaybackRuntime(formats.render_calls(calls)), [WEATHER], TODAY)
+    dispatch = dispatcher.dispatch("Oslo and Rome?", is_parallel=False)
+    assert (dispatch.calls, dispatch.is_complete) == ((calls[0],), True)
+
+
+def test_tools_of_one_call_stand_in_for_the_dispatchers_own() -> None:
+    other = Tool("now", "", {"type": "object", "properties": {}})
+    runtime = PlaybackRuntime(formats.render_calls([ToolCall("now", {})]))
+    dispatch = Dispatcher(runtime, [WEATHER], TODAY).dispatch("time?", tools=[other])
+    assert (dispatch.calls, dispatch.is_usable) == ((ToolCall("now", {}),), True)
+
+
+def test_a_listener_hears_every_byte_and_can_end_the_reply() -> None:
+    heard: list[bytes] = []
+    dispatcher = Dispatcher(PlaybackRuntime("Zürich it is"), [WEATHER], TODAY)
+    dispatcher.dispatch("hi", listener=lambda text: heard.append(text) is None)
+    assert b"".join(heard).decode() == "Zürich it is"
+    heard.clear()
+    cut = dispatcher.dispatch("hi", listener=lambda text: heard.append(text) is not None)
+    assert (cut.reply, cut.is_complete, heard) == ("Z", False, [b"Z"])
+
+
+def test_a_tool_that_cannot_be_compiled_is_refused_when_the_dispatcher_is_made() -> None:
+    tool = Tool("t", "", {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}})
+    with pytest.raises(ValueError, match=r"tool 't': a: "):
+        Dispatcher(PlaybackRuntime("hi"), [WEATHER, tool], TODAY)
+
+
+def test_the_second_tool_set_does_not_cost_the_first_its_prefix() -> None:
+    runtime = PlaybackRuntime("ok")
+    dispatcher = Dispatcher(runtime, [WEATHER], TODAY)
+    first = dispatcher.dispatch("one")
+    dispatcher.dispatch("two", tools=[Tool("other", "Something else", {"type": "object"})])
+    again = dispatcher.dispatch("three")
+    assert again.tokens.cached >= first.tokens.prompt - 40
+    assert again.reply == "ok"
+
+
+def test_a_new_dispatcher_finds_the_prefix_on_disk(tmp_path: Path) -> None:
+    for expected in (False, True):
+        dispatcher = Dispatcher(PlaybackRuntime("ok"), [WEATHER], TODAY, cache=tmp_path)
+        assert (dispatcher.dispatch(f"question {expected}").tokens.cached > 0) is expected
+        dispatcher.close()
 
 
 def test_a_reply_is_cut_at_the_token_limit_and_says_so() -> None:
@@ -70,7 +132,7 @@ def test_the_shared_start_of_two_prompts_is_computed_once() -> None:
     first = dispatcher.dispatch("weather in Oslo")
     second = dispatcher.dispatch("weather in Rome")
     assert first.tokens.cached == 0
-    second_prefill = runtime.decoded[3]  # after the first prefill, "o" and "k"
+    second_prefill = runtime.decoded[4]  # after the tools, the rest of the first prompt, "o" and "k"
     assert runtime.detokenize(second_prefill).startswith("Rome<|im_end|>")
     assert second.tokens.cached == second.tokens.prompt - len(second_prefill)
 

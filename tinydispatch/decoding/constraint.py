@@ -1,0 +1,149 @@
+"""Which ids may come next: llguidance's matcher for one reply, or no constraint at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
+from tinydispatch.ggml.runtime import Logits, Runtime
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Constraint(Protocol):
+    """What one reply may still become; it follows the ids that are taken."""
+
+    seconds: float
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing may follow but the end."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why the grammar cannot go on, "" while it can."""
+        ...
+
+    def take_forced(self) -> list[int]:
+        """The ids that must come next, taken already."""
+        ...
+
+    def likely(self, guess: Sequence[int]) -> list[int]:
+        """Ids that may well come next, none of them taken: what the grammar all but forces, or else `guess`."""
+        ...
+
+    def mask(self) -> Mask | None:
+        """Shape (vocabulary,): True for the ids that may come next; None for all."""
+        ...
+
+    def take(self, token: int) -> None:
+        """Follow an id that the mask allows."""
+        ...
+
+
+class Free:
+    """No constraint."""
+
+    is_stopped = False
+    problem = ""
+    seconds = 0.0
+
+    def take_forced(self) -> list[int]:
+        """Nothing is forced."""
+        return []
+
+    def likely(self, guess: Sequence[int]) -> list[int]:
+        """The guess as it is."""
+        return list(guess)
+
+    def mask(self) -> Mask | None:
+        """All ids may come next."""
+        return None
+
+    def take(self, token: int) -> None:
+        """Any id is fine."""
+
+
+class GrammarConstraint:
+    """One reply under a compiled grammar. `seconds` is the time spent in the grammar so far."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, runtime: Runtime, *, can_force: bool) -> None:
+        self._matcher, self._runtime, self._can_force = matcher, runtime, can_force
+        self.seconds = 0.0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing may follow but the end."""
+        return self._matcher.is_stopped()
+
+    @property
+    def problem(self) -> str:
+        """Why the grammar cannot go on, "" while it can."""
+        return self._matcher.get_error()
+
+    def take_forced(self) -> list[int]:
+        """The ids that must come next, in the tokenizer's own split, up to where the next free id may join them."""
+        if not self._can_force or self._matcher.is_stopped():
+            return []
+        started = time.perf_counter()
+        ids = self._matcher.compute_ff_tokens()
+        if ids:
+            self._matcher.consume_tokens(ids)
+        self.seconds += time.perf_counter() - started
+        return ids
+
+    def likely(self, guess: Sequence[int]) -> list[int]:
+        """Forced text whose last token might yet grow longer; without such text, as much of `guess` as is allowed."""
+        started = time.perf_counter()
+        # After `take_forced` what is left of the forced text is its end: ` "` may still become ` "(`.
+        tail = self._matcher.compute_ff_bytes() if self._can_force else b""
+        ids = list(guess)
+        if tail:
+            try:
+                ids = self._runtime.tokenize(tail.decode(), parse_special=True)
+            except UnicodeDecodeError:
+                ids = []
+        allowed = self._matcher.validate_tokens(ids) if ids else 0
+        self.seconds += time.perf_counter() - started
+        return ids[:allowed]
+
+    def mask(self) -> Mask | None:
+        """Shape (vocabulary,): True for the ids that may come next."""
+        started = time.perf_counter()
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask = np.unpackbits(bits, bitorder="little", count=self._runtime.n_vocab).view(np.bool_)
+        self.seconds += time.perf_counter() - started
+        return mask
+
+    def take(self, token: int) -> None:
+        """Follow an id that the mask allows."""
+        started = time.perf_counter()
+        self._matcher.consume_token(token)
+        self.seconds += time.perf_counter() - started
+
+
+def best(logits: Logits, mask: Mask | None) -> tuple[int, float]:
+    """The most likely allowed id, and its probability among the allowed ones."""
+    token = int(np.argmax(logits))
+    if mask is None:
+        return token, _share(logits, float(logits[token]))
+    allowed = np.flatnonzero(mask)
+    if len(allowed) == 1:
+        return int(allowed[0]), 1.0
+    if not len(allowed):
+        return token, 0.0
+    values = logits[allowed]
+    if not mask[token]:
+        token = int(allowed[np.argmax(values)])
+    return token, _share(values, float(logits[token]))
+
+
+def _share(values: Logits, peak: float) -> float:
+    # The peak is the largest, so nothing overflows.
+    return float(1.0 / np.exp(values - peak).sum(dtype=np.float64))

@@ -1,0 +1,137 @@
+"""Greedy decoding that evaluates together what is already decided: forced ids, and guesses that are then verified.
+
+An id that was guessed counts only when it is the very id that would have been chosen, so guesses change the time and
+never the reply.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tinydispatch.decoding.constraint import Constraint, best
+from tinydispatch.ggml.runtime import Logits, Runtime
+
+# Hears the bytes of each id as it is decided; False ends the reply.
+Listener = Callable[[bytes], bool]
+# The ids so far → ids that may well follow.
+Drafter = Callable[[Sequence[int]], list[int]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An id that the model chose: where its text begins in the reply, in bytes, and how likely it was."""
+
+    position: int
+    probability: float
+
+
+@dataclass
+class Decoding:
+    """A reply as it grows. `seconds_forced` is the forced ids' share of the time for evaluation."""
+
+    ids: list[int] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    n_bytes: int = 0
+    is_complete: bool = False
+    n_forced: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    seconds_forced: float = 0.0
+    seconds_chosen: float = 0.0
+
+
+class GreedyDecoder:
+    """Writes one reply into `result`; the prompt is in the runtime's cache already."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        texts: Sequence[bytes],
+        constraint: Constraint,
+        drafter: Drafter | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.runtime, self.texts, self.constraint = runtime, texts, constraint
+        self.drafter, self.listener = drafter, listener
+        self.result = Decoding()
+        self._pending: list[int] = []  # decided, not evaluated
+        self._n_pending_forced = 0
+        # Guesses that are evaluated already, each with the logits after it.
+        self._ahead: list[tuple[int, Logits]] = []
+        self._is_heard = True
+
+    def start(self) -> list[int]:
+        """The ids that every reply begins with; they are to be evaluated with the prompt."""
+        ids = self.constraint.take_forced()
+        self._record(ids)
+        return ids
+
+    def run(self, logits: Logits, limit: int) -> Decoding:
+        """Go on from the logits after the prompt and `start`, up to `limit` ids in all."""
+        result = self.result
+        while not self.constraint.is_stopped:
+            if len(result.ids) >= limit or not self._is_heard:
+                return result
+            if self._pending:
+                logits = self._evaluate(limit - len(result.ids))
+            token, probability = best(logits, self.constraint.mask())
+            if self.constraint.problem:
+                return result
+            if token in self.runtime.eog_ids:
+                result.choices.append(Choice(result.n_bytes, probability))
+                break
+            self.constraint.take(token)
+            result.choices.append(Choice(result.n_bytes, probability))
+            logits = self._append(token, logits)
+            self._record([token])
+            for forced in (ids := self.constraint.take_forced()):
+                logits = self._append(forced, logits)
+                self._n_pending_forced += bool(self._pending)
+            self._record(ids)
+            result.n_forced += len(ids)
+        result.is_complete = not self.constraint.problem and len(result.ids) <= limit
+        return result
+
+    def _record(self, ids: Sequence[int]) -> None:
+        for token in ids:
+            text = self.texts[token]
+            self.result.ids.append(token)
+            self.result.n_bytes += len(text)
+            if self.listener is not None and not self.listener(text):
+                self._is_heard = False
+
+    def _append(self, token: int, logits: Logits) -> Logits:
+        if self._ahead and self._ahead[0][0] == token:
+            self.result.n_accepted += 1
+            return self._ahead.pop(0)[1]
+        self._drop_ahead()
+        self._pending.append(token)
+        return logits
+
+    def _drop_ahead(self) -> None:
+        if self._ahead:
+            self.runtime.truncate(len(self.runtime.cached_ids) - len(self._ahead))
+            self._ahead = []
+
+    def _evaluate(self, room: int) -> Logits:
+        started = time.perf_counter()
+        pending, n_forced = self._pending, self._n_pending_forced
+        self._pending, self._n_pending_forced = [], 0
+        guess: list[int] = []
+        if self.drafter is not None:
+            guess = self.constraint.likely(self.drafter(self.result.ids))[: max(0, room - 1)]
+        if guess:
+            rows = self.runtime.decode_all([*pending, *guess])
+            self.result.n_drafted += len(guess)
+            first = len(pending) - 1
+            self._ahead = [(token, rows[first + 1 + index]) for index, token in enumerate(guess)]
+            logits: Logits = rows[first]
+        else:
+            logits = self.runtime.decode(pending)
+        elapsed = time.perf_counter() - started
+        share = n_forced / len(pending)
+        self.result.seconds_forced += elapsed * share
+        self.result.seconds_chosen += elapsed * (1 - share)
+        return logits

@@ -1,0 +1,209 @@
+"""Saved prompt states: what was computed once for a set of tools is kept, in memory and on disk.
+
+A state is kept with the ids it stands for. Whatever a new prompt shares with a saved one from the start can be used, so
+a new day, which changes the date after the tools, still finds the tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+_LOG = logging.getLogger(__name__)
+
+_MAGIC = b"TDPC0001"
+_SUFFIX = ".prefix"
+_N_IDS = struct.Struct("<I")
+_DIGEST_BYTES = 16
+_MAX_IDS = 1 << 20
+
+DEFAULT_MEMORY_BYTES = 256 << 20
+DEFAULT_DISK_BYTES = 512 << 20
+
+
+def default_folder() -> Path:
+    """`$TINYDISPATCH_CACHE`, or `tinydispatch` in the user's cache directory."""
+    if named := os.environ.get("TINYDISPATCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinydispatch"
+
+
+def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many items two sequences share at their start."""
+    n_items = min(len(left), len(right))
+    differing = np.flatnonzero(np.asarray(left[:n_items]) != np.asarray(right[:n_items]))
+    return int(differing[0]) if len(differing) else n_items
+
+
+class PrefixCache:
+    """States by the ids they stand for, the least recently used dropped first.
+
+    Args:
+        owner: identifies the model file, its template and the cache's layout; states of other owners are not looked at.
+        folder: where states are kept between starts; None keeps them in memory only. A folder that cannot be written is
+            reported once and done without.
+    """
+
+    def __init__(
+        self,
+        owner: bytes,
+        folder: Path | None = None,
+        *,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        disk_bytes: int = DEFAULT_DISK_BYTES,
+    ) -> None:
+        self._owner = hashlib.blake2b(owner, digest_size=_DIGEST_BYTES).hexdigest()
+        self._folder, self._memory_bytes, self._disk_bytes = folder, memory_bytes, disk_bytes
+        self._states: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
+        self._files: dict[tuple[int, ...], Path] = {}
+        self._writer: ThreadPoolExecutor | None = None
+        self._writes: list[Future[None]] = []
+        if folder is not None:
+            self._list_files(folder)
+
+    def find(self, prompt: Sequence[int], n_held: int) -> tuple[tuple[int, ...], bytes] | None:
+        """The ids and the state that share most with the prompt's start, if that is more than `n_held` ids."""
+        while True:
+            shared = {ids: shared_prefix(ids, prompt) for ids in {*self._states, *self._files}}
+            best = max(shared, key=lambda ids: (shared[ids], ids in self._states), default=None)
+            if best is None or shared[best] <= n_held:
+                return None
+            state = self._load(best)
+            if state is not None:
+                return best, state
+
+    def holds(self, ids: Sequence[int]) -> bool:
+        """Whether a state of exactly these ids is kept."""
+        return tuple(ids) in self._states or tuple(ids) in self._files
+
+    def put(self, ids: Sequence[int], state: bytes) -> None:
+        """Keep a state; the file is written in the background."""
+        key = tuple(ids)
+        self._keep_in_memory(key, state)
+        if self._folder is not None:
+            self._writer = self._writer or ThreadPoolExecutor(1, "prefix-cache")
+            self._writes = [write for write in self._writes if not write.done()]
+            self._writes.append(self._writer.submit(self._write, self._folder, key, state))
+
+    def drop(self, ids: Sequence[int]) -> None:
+        """Forget a state that turned out to be unusable, and delete its file."""
+        self._states.pop(tuple(ids), None)
+        path = self._files.pop(tuple(ids), None)
+        if path is not None:
+            _LOG.warning("%s: the saved prompt state is not usable and was deleted", path)
+            _delete(path)
+
+    def close(self) -> None:
+        """Wait until everything is written; a second call does nothing."""
+        if self._writer is not None:
+            self._writer.shutdown(wait=True)
+            self._writer = None
+
+    def _load(self, ids: tuple[int, ...]) -> bytes | None:
+        if ids in self._states:
+            self._states.move_to_end(ids)
+            return self._states[ids]
+        path = self._files[ids]
+        try:
+            data = path.read_bytes()
+            # The time of last use, by which the oldest is dropped.
+            os.utime(path)
+        except OSError:  # another process has dropped it
+            del self._files[ids]
+            return None
+        state = data[_head_bytes(len(ids)) :]
+        self._keep_in_memory(ids, state)
+        return state
+
+    def _keep_in_memory(self, ids: tuple[int, ...], state: bytes) -> None:
+        self._states[ids] = state
+        self._states.move_to_end(ids)
+        while len(self._states) > 1 and sum(map(len, self._states.values())) > self._memory_bytes:
+            self._states.popitem(last=False)
+
+    def _list_files(self, folder: Path) -> None:
+        for path in folder.glob(f"{self._owner}-*{_SUFFIX}"):
+            ids = _read_ids(path)
+            if ids is None:
+                _LOG.warning("%s: a damaged prompt state was deleted", path)
+                _delete(path)
+            else:
+                self._files[ids] = path
+
+    def _write(self, folder: Path, ids: tuple[int, ...], state: bytes) -> None:
+        name = hashlib.blake2b(_packed(ids), digest_size=_DIGEST_BYTES).hexdigest()
+        path = folder / f"{self._owner}-{name}{_SUFFIX}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Written beside its place and moved there: a reader sees all of it or none.
+            descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(_head(ids) + state)
+                Path(temporary).replace(path)
+            except BaseException:
+                _delete(Path(temporary))
+                raise
+            self._files[ids] = path
+            self._evict(folder, path)
+        except OSError as error:
+            _LOG.warning("%s: prompt states cannot be kept there: %s", folder, error.strerror)
+            self._folder = None
+
+    def _evict(self, folder: Path, newest: Path) -> None:
+        found = []
+        for path in folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._disk_bytes or path == newest:
+                break
+            _delete(path)
+            self._files = {ids: file for ids, file in self._files.items() if file != path}
+            total -= size
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return np.asarray(ids, dtype="<i4").tobytes()
+
+
+def _head(ids: Sequence[int]) -> bytes:
+    body = _MAGIC + _N_IDS.pack(len(ids)) + _packed(ids)
+    return body + hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
+
+
+def _head_bytes(n_ids: int) -> int:
+    return len(_MAGIC) + _N_IDS.size + 4 * n_ids + _DIGEST_BYTES
+
+
+def _read_ids(path: Path) -> tuple[int, ...] | None:
+    """A file's ids, None when its head is damaged; the state itself carries a checksum of its own."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(_MAGIC) + _N_IDS.size)
+            if len(start) != len(_MAGIC) + _N_IDS.size or not start.startswith(_MAGIC):
+                return None
+            (n_ids,) = _N_IDS.unpack_from(start, len(_MAGIC))
+            if n_ids > _MAX_IDS:
+                return None
+            rest = stream.read(4 * n_ids + _DIGEST_BYTES)
+    except OSError:
+        return None
+    ids = tuple(np.frombuffer(rest[: 4 * n_ids // 4 * 4], dtype="<i4").tolist()) if len(rest) >= 4 * n_ids else ()
+    return ids if start + rest == _head(ids) else None
