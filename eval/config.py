@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EvalConfig(BaseModel):
-    """What a run is measured on and how replies are generated; decoding is always greedy."""
+    """What a run is measured on and how replies are generated; decoding is greedy unless a temperature is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,5 +21,24 @@ class EvalConfig(BaseModel):
     batch_size: int = Field(default=8, ge=1)
     # Positions of the GGUF backend's cache, prompt and reply together; fewer where the model has fewer.
     n_ctx: int = Field(default=4096, ge=1)
+    # Of the GGUF backend: replies follow the tools' schemas, as in service; false measures the bare model.
+    gguf_constrained: bool = True
     # Of the transformers backend; "auto" takes a GPU when there is one.
     device: str = "auto"
+    # Above 0 replies are sampled (endpoints only), each case `samples` times with seeds from `seed` on.
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    samples: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    # Of the endpoint backend: requests at a time, patience with one of them, further attempts after the first.
+    endpoint_concurrency: int = Field(default=4, ge=1)
+    endpoint_timeout_s: float = Field(default=120.0, gt=0.0)
+    endpoint_retries: int = Field(default=3, ge=0)
+    # A folder that keeps each answer, so that a second run asks only for what is missing; empty it when another
+    # model answers at the same address.
+    endpoint_cache: Path | None = None
+
+    @model_validator(mode="after")
+    def _samples_need_a_temperature(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"samples={self.samples} at temperature 0 would be the same reply; set a temperature")
+        return self

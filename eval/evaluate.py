@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,26 +14,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eval.backends import Backend, Failure, Generation, Request, open_backend
 from eval.cases import Case, Suite
 from eval.config import EvalConfig
+from eval.episode_score import score_episode
 from eval.matching import Outcome, Score, match
+from eval.play import Played, play
 from eval.results import CaseResult, EvalResult
 from tinydispatch.formats import parse_reply
-from tinydispatch.tools import Role, Tool
+from tinydispatch.tools import Tool
 
 
-def evaluate(backend: Backend, suite: Suite, *, model_name: str, progress: bool = True) -> EvalResult:
+def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0, progress: bool = True) -> EvalResult:
     """Every case of the suite, once, in order.
 
     A case for which the backend has no reply is unscored: neither passed nor failed.
     """
-    results: list[CaseResult] = []
-    for batch in _batches(suite.cases, backend.batch_size, f"{model_name} on {suite.name}", progress):
-        requests = [Request(case.messages, suite.tools_for(case), case.reference_date) for case in batch]
-        replies = backend.generate(requests)
-        results += [
-            _case_result(case, reply, request.tools)
-            for case, reply, request in zip(batch, replies, requests, strict=True)
-        ]
-    return EvalResult(suite.name, suite.fingerprint, model_name, suite.categories, tuple(results))
+    with _progress(suite, f"{model_name} on {suite.name}", progress) as advance:
+        played = [case for case in suite.cases if case.episode]
+        results = {
+            item.case.id: _played_result(item, suite)
+            for item in play(backend, played, suite, sample=sample, finished=advance)
+        }
+        single = [case for case in suite.cases if not case.episode]
+        for start in range(0, len(single), backend.batch_size):
+            batch = single[start : start + backend.batch_size]
+            requests = [Request(case.messages, suite.tools_for(case), case.reference_date, sample) for case in batch]
+            for case, reply, request in zip(batch, backend.generate(requests), requests, strict=True):
+                results[case.id] = _case_result(case, reply, request.tools)
+            advance(len(batch))
+    cases = tuple(results[case.id] for case in suite.cases)
+    return EvalResult(suite.name, suite.fingerprint, model_name, suite.categories, cases)
 
 
 def evaluate_model(
@@ -44,16 +55,21 @@ def evaluate_model(
 ) -> list[EvalResult]:
     """Load a model once, run it on each suite, and save each result into `folder` as soon as it is there.
 
+    With `config.samples` above 1 each suite is run that many times, and each draw is a result of its own.
+
     Raises:
         BackendError: the model cannot be loaded.
     """
     results = []
     with open_backend(model, config) as backend:
         for suite in suites:
-            result = evaluate(backend, suite, model_name=model_name, progress=progress)
-            if folder is not None:
-                result.save(folder)
-            results.append(result)
+            for draw in range(config.samples):
+                result = evaluate(backend, suite, model_name=model_name, sample=draw, progress=progress)
+                if config.samples > 1:
+                    result = replace(result, draw=draw + 1)
+                if folder is not None:
+                    result.save(folder)
+                results.append(result)
     return results
 
 
@@ -65,30 +81,65 @@ def score_generation(generation: Generation, case: Case, tools: Sequence[Tool]) 
 
 
 def _case_result(case: Case, reply: Generation | Failure, tools: Sequence[Tool]) -> CaseResult:
-    prompt = next((message.content for message in reversed(case.messages) if message.role is Role.USER), "")
-    expected = tuple(call.to_json() for call in case.expected)
+    blank = _blank(case)
     if isinstance(reply, Failure):
-        return CaseResult(case.id, case.category, prompt, expected, None, None, reply.reason, None, None)
+        return replace(blank, explanation=reply.reason)
     score = score_generation(reply, case, tools)
-    return CaseResult(
-        id=case.id,
-        category=case.category,
-        prompt=prompt,
-        expected=expected,
+    return replace(
+        blank,
         got=reply.text,
         outcome=score.outcome,
-        # A reply may spell half a surrogate pair ("\ud83d"), which neither a file nor a terminal takes.
-        explanation=score.explanation.encode("utf-8", "backslashreplace").decode(),
+        explanation=_writable(score.explanation),
         latency_s=round(reply.latency_s, 4),
         tokens=reply.tokens,
     )
 
 
-def _batches(cases: Sequence[Case], size: int, title: str, progress: bool) -> Iterator[Sequence[Case]]:
+def _played_result(played: Played, suite: Suite) -> CaseResult:
+    case, turns = played.case, played.turns
+    blank = replace(_blank(case), transcript=tuple(_transcript(played)))
+    if played.failure is not None:
+        return replace(blank, explanation=f"reply {len(turns) + 1}: {played.failure.reason}")
+    found = score_episode(case, turns, suite.tools_for(case), played.difference)
+    return replace(
+        blank,
+        got=turns[found.turn].generation.text,
+        outcome=found.score.outcome,
+        explanation=_writable(found.score.explanation),
+        latency_s=round(sum(turn.generation.latency_s for turn in turns) / len(turns), 4),
+        tokens=sum(turn.generation.tokens for turn in turns),
+        is_goal_reached=not played.difference,
+    )
+
+
+def _transcript(played: Played) -> Iterator[dict[str, Any]]:
+    assert played.case.episode is not None, "only cases with an episode are played"
+    phase = 0
+    for turn in played.turns:
+        if turn.phase != phase:
+            phase = turn.phase
+            yield {"role": "user", "content": played.case.episode.phases[phase].user}
+        yield {"role": "assistant", "content": turn.generation.text}
+        for result in turn.results:
+            yield {"role": "tool", "name": result.call.name, "content": result.content, "is_error": result.is_error}
+    if played.failure is not None:
+        yield {"role": "error", "content": played.failure.reason}
+
+
+def _blank(case: Case) -> CaseResult:
+    """A result before the verdict."""
+    expected = tuple(call.to_json() for call in case.expected)
+    return CaseResult(case.id, case.category, case.prompt, expected, None, None, "", None, None, case.parent)
+
+
+def _writable(text: str) -> str:
+    """A reply may spell half a surrogate pair ("\\ud83d"), which neither a file nor a terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def _progress(suite: Suite, title: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(title, total=len(cases))
-        for start in range(0, len(cases), size):
-            batch = cases[start : start + size]
-            yield batch
-            bar.advance(task, len(batch))
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        task = bar.add_task(title, total=len(suite.cases))
+        yield lambda count: bar.advance(task, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +22,23 @@ class MatcherKind(StrEnum):
     TEXT = "text"
     UNORDERED = "unordered"
     OPTIONAL = "optional"
+    NUMBER = "number"
+    DATE_TIME = "date_time"
+    EMAIL = "email"
 
 
-# The key that carries each matcher's operand, and None for those without one.
-_OPERAND: dict[MatcherKind, str | None] = {
-    MatcherKind.ONE_OF: "values",
-    MatcherKind.ANY: None,
-    MatcherKind.ANY_STRING: None,
-    MatcherKind.CONTAINS: "values",
-    MatcherKind.TEXT: "values",
-    MatcherKind.UNORDERED: "values",
-    MatcherKind.OPTIONAL: "value",
+# The keys that carry each matcher's operands; "values" is an array.
+_OPERANDS: dict[MatcherKind, tuple[str, ...]] = {
+    MatcherKind.ONE_OF: ("values",),
+    MatcherKind.ANY: (),
+    MatcherKind.ANY_STRING: (),
+    MatcherKind.CONTAINS: ("values",),
+    MatcherKind.TEXT: ("values",),
+    MatcherKind.UNORDERED: ("values",),
+    MatcherKind.OPTIONAL: ("value",),
+    MatcherKind.NUMBER: ("value", "tolerance"),
+    MatcherKind.DATE_TIME: ("value",),
+    MatcherKind.EMAIL: ("value",),
 }
 _STRINGS_ONLY = (MatcherKind.CONTAINS, MatcherKind.TEXT)
 
@@ -78,14 +85,14 @@ def parse_expected(value: Any, key: str = "") -> Any:
     if value[MATCH_KEY] not in list(MatcherKind):
         raise MatcherError(key, f"unknown matcher {value[MATCH_KEY]!r}; known are {kinds}")
     kind = MatcherKind(value[MATCH_KEY])
-    operand = _OPERAND[kind]
-    wanted = {MATCH_KEY} | ({operand} if operand else set())
+    operands = _OPERANDS[kind]
+    wanted = {MATCH_KEY, *operands}
     if set(value) != wanted:
         raise MatcherError(key, f"matcher '{kind}' takes the keys {sorted(wanted)}, not {sorted(value)}")
-    if operand is None:
-        return Matcher(kind)
-    if operand == "value":
-        return Matcher(kind, (parse_expected(value["value"], f"{key}.value"),))
+    if operands != ("values",):
+        found = Matcher(kind, tuple(parse_expected(value[name], f"{key}.{name}") for name in operands))
+        _check_operands(found, key)
+        return found
     values = value["values"]
     if not isinstance(values, list) or not values:
         raise MatcherError(key, f"matcher '{kind}' needs a non-empty array 'values'")
@@ -94,14 +101,26 @@ def parse_expected(value: Any, key: str = "") -> Any:
     return Matcher(kind, tuple(parse_expected(values, f"{key}.values")))
 
 
+def _check_operands(matcher: Matcher, key: str) -> None:
+    match matcher.kind:
+        case MatcherKind.NUMBER:
+            if not all(_is_number(value) for value in matcher.values) or matcher.values[1] < 0:
+                raise MatcherError(key, "matcher 'number' takes a number and a tolerance from 0")
+        case MatcherKind.DATE_TIME:
+            if _moment(matcher.values[0]) is None:
+                raise MatcherError(key, f"matcher 'date_time': {matcher.values[0]!r} is no ISO date or date-time")
+        case MatcherKind.EMAIL:
+            if not isinstance(matcher.values[0], str) or "@" not in matcher.values[0]:
+                raise MatcherError(key, f"matcher 'email': {matcher.values[0]!r} is no address")
+
+
 def to_json(expected: Any) -> Any:
     """The inverse of `parse_expected`."""
     if isinstance(expected, Matcher):
-        operand = _OPERAND[expected.kind]
-        if operand is None:
-            return {MATCH_KEY: str(expected.kind)}
+        operands = _OPERANDS[expected.kind]
         values = [to_json(value) for value in expected.values]
-        return {MATCH_KEY: str(expected.kind), operand: values[0] if operand == "value" else values}
+        carried = {"values": values} if operands == ("values",) else dict(zip(operands, values, strict=True))
+        return {MATCH_KEY: str(expected.kind), **carried}
     if isinstance(expected, Mapping):
         return {key: to_json(value) for key, value in expected.items()}
     if isinstance(expected, list):
@@ -186,6 +205,8 @@ def show(value: Any) -> str:
     if isinstance(value, Matcher):
         if value.kind is MatcherKind.OPTIONAL:
             return f"{show(value.values[0])} or nothing"
+        if value.kind is MatcherKind.NUMBER:
+            return f"{value.values[0]} ± {value.values[1]}"
         if not value.values:
             return {MatcherKind.ANY: "anything", MatcherKind.ANY_STRING: "any text"}[value.kind]
         return f"{value.kind} {' | '.join(show(item) for item in value.values)}"
@@ -223,6 +244,12 @@ def _matcher_accepts(matcher: Matcher, got: Any, schema: Mapping[str, Any]) -> b
             return isinstance(got, str) and all(part in got for part in matcher.values)
         case MatcherKind.TEXT:
             return isinstance(got, str) and any(_plain(value) == _plain(got) for value in matcher.values)
+        case MatcherKind.NUMBER:
+            return _is_number(got) and bool(abs(got - matcher.values[0]) <= matcher.values[1])
+        case MatcherKind.DATE_TIME:
+            return _moment(got) == _moment(matcher.values[0])
+        case MatcherKind.EMAIL:
+            return isinstance(got, str) and got.casefold() == matcher.values[0].casefold()
         case MatcherKind.UNORDERED:
             if not isinstance(got, list) or len(got) != len(matcher.values):
                 return False
@@ -241,11 +268,25 @@ def _matcher_examples(matcher: Matcher) -> list[Any]:
             return ["text"]
         case MatcherKind.CONTAINS:
             return [" ".join(matcher.values)]
+        case MatcherKind.NUMBER | MatcherKind.DATE_TIME | MatcherKind.EMAIL:
+            return [matcher.values[0]]
         case MatcherKind.UNORDERED:
             listed = [examples(value)[0] for value in matcher.values]
             return [listed, listed[::-1]]
         case _:
             return [example for value in matcher.values for example in examples(value)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _moment(value: Any) -> tuple[bool, dt.datetime] | None:
+    """Whether a time of day is given, and when; None for what is no ISO date or date-time."""
+    try:
+        return "T" in value or " " in value, dt.datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _items(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -74,24 +74,36 @@ def match(predicted: ParsedReply, case: Case, tools: Sequence[Tool]) -> Score:
     10. missing_argument: a wanted argument is absent
     11. wrong_argument: a value differs, or an argument that nobody asked for
     """
-    if predicted.unparsed:
-        broken = predicted.unparsed[0]
-        return Score(Outcome.UNPARSEABLE, f"{broken.error}: {broken.raw_text[:200]!r}")
-    if not (case.expected or predicted.calls or predicted.content.strip()):
-        return Score(Outcome.UNPARSEABLE, "an empty reply: neither text nor a call")
+    if broken := score_form(predicted, is_text_due=not case.expected):
+        return broken
     schemas = {tool.name: tool for tool in tools}
-    pairs = pair_up(case.expected, predicted.calls, lambda wanted, got: _fits(wanted, got, schemas))
+    pairs = pair_up(case.expected, predicted.calls, lambda wanted, got: fits(wanted, got, schemas))
     if len(pairs) == len(case.expected) == len(predicted.calls):
         return _score_order(predicted, case, schemas)
     return (
         _premature(predicted.calls, case)
         or _ignored_error(predicted.calls, case)
         or _score_names(predicted.calls, case, schemas)
-        or _score_arguments(predicted.calls, case, schemas, pairs)
+        or score_arguments(
+            [call for index, call in enumerate(predicted.calls) if index not in set(pairs.values())],
+            [wanted for index, wanted in enumerate(case.expected) if index not in pairs],
+            schemas,
+        )
     )
 
 
-def _fits(wanted: ExpectedCall, got: ToolCall, tools: dict[str, Tool]) -> bool:
+def score_form(reply: ParsedReply, *, is_text_due: bool) -> Score | None:
+    """`unparseable` for a call that cannot be read, or nothing at all where text was due; else None."""
+    if reply.unparsed:
+        broken = reply.unparsed[0]
+        return Score(Outcome.UNPARSEABLE, f"{broken.error}: {broken.raw_text[:200]!r}")
+    if is_text_due and not (reply.calls or reply.content.strip()):
+        return Score(Outcome.UNPARSEABLE, "an empty reply: neither text nor a call")
+    return None
+
+
+def fits(wanted: ExpectedCall, got: ToolCall, tools: Mapping[str, Tool]) -> bool:
+    """Whether `got` is the wanted call, on offer and within its tool's schema."""
     tool = tools.get(got.name)
     return (
         tool is not None
@@ -102,7 +114,7 @@ def _fits(wanted: ExpectedCall, got: ToolCall, tools: dict[str, Tool]) -> bool:
 
 
 def _score_order(predicted: ParsedReply, case: Case, tools: dict[str, Tool]) -> Score:
-    in_order = all(_fits(wanted, got, tools) for wanted, got in zip(case.expected, predicted.calls, strict=True))
+    in_order = all(fits(wanted, got, tools) for wanted, got in zip(case.expected, predicted.calls, strict=True))
     if case.is_ordered and not in_order:
         return Score(
             Outcome.WRONG_ORDER, f"wanted {_names(case.expected)} in this order, got {_names(predicted.calls)}"
@@ -120,11 +132,12 @@ def _ignored_error(calls: Sequence[ToolCall], case: Case) -> Score | None:
     if not case.is_after_error:
         return None
     failed = next((message.tool_calls for message in reversed(case.messages) if message.tool_calls), ())
-    again = [call.name for call in calls if any(_is_same_call(call, before) for before in failed)]
+    again = [call.name for call in calls if any(is_same_call(call, before) for before in failed)]
     return Score(Outcome.IGNORED_ERROR, f"{', '.join(again)} failed and is called again unchanged") if again else None
 
 
-def _is_same_call(one: ToolCall, other: ToolCall) -> bool:
+def is_same_call(one: ToolCall, other: ToolCall) -> bool:
+    """Whether two calls are the same by value and type."""
     return one.name == other.name and accepts(one.arguments, other.arguments, {})
 
 
@@ -146,22 +159,20 @@ def _names(calls: Sequence[ToolCall] | Sequence[ExpectedCall]) -> str:
     return ", ".join(call.name for call in calls)
 
 
-def _score_arguments(calls: Sequence[ToolCall], case: Case, tools: dict[str, Tool], pairs: dict[int, int]) -> Score:
-    """The names agree, so each call left over has a wanted call of its name left over."""
-    left = [call for index, call in enumerate(calls) if index not in set(pairs.values())]
+def score_arguments(calls: Sequence[ToolCall], expected: Sequence[ExpectedCall], tools: Mapping[str, Tool]) -> Score:
+    """What is wrong with calls of the right tools; for each of `calls`, one of `expected` has its name."""
+    left = list(expected)
     violations: list[SchemaViolation] = []
     found: list[Difference] = []
-    for index, wanted in enumerate(case.expected):
-        if index in pairs:
-            continue
-        schema = tools[wanted.name].parameters
-        same_tool = [call for call in left if call.name == wanted.name]
-        nearest = min(same_tool, key=lambda call: len(differences(wanted.arguments, call.arguments, schema)))
+    for call in calls:
+        schema = tools[call.name].parameters
+        same_tool = [wanted for wanted in left if wanted.name == call.name]
+        nearest = min(same_tool, key=lambda wanted: len(differences(wanted.arguments, call.arguments, schema)))
         left.remove(nearest)
-        found += differences(wanted.arguments, nearest.arguments, schema)
+        found += differences(nearest.arguments, call.arguments, schema)
         # An absent required argument has an outcome of its own.
-        tool = replace(tools[wanted.name], parameters={**schema, "required": []})
-        violations += tool.violations(nearest.arguments)
+        tool = replace(tools[call.name], parameters={**schema, "required": []})
+        violations += tool.violations(call.arguments)
     if violations:
         text = "; ".join(f"{violation.path}: {violation.message}" for violation in violations)
         return Score(Outcome.SCHEMA_VIOLATION, text)

@@ -32,3 +32,17 @@ class Place:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(known))}"
                 self.fail(f"{key}.{name}".lstrip("."), f"unknown key; {hint}")
+
+    def items(self, value: Any, name: str, prefix: str = "") -> list[tuple[str, Any]]:
+        """The array `value[name]` with each item's key, `[]` where it is absent."""
+        items = value.get(name, [])
+        if not isinstance(items, list):
+            self.fail(f"{prefix}{name}", "expected an array")
+        return [(f"{prefix}{name}.{index}", item) for index, item in enumerate(items)]
+
+    def flag(self, value: Any, name: str, prefix: str = "", *, default: bool = False) -> bool:
+        """`value[name]`, which must be true or false."""
+        flag = value.get(name, default)
+        if not isinstance(flag, bool):
+            self.fail(f"{prefix}{name}", "expected true or false")
+        return flag

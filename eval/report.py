@@ -12,18 +12,24 @@ from rich.text import Text
 
 from eval.matching import REMEDY, Outcome
 from eval.metrics import Tally, compare
+from eval.report_lines import goal_lines, label, pass_hat_k_lines, robustness_lines
 from eval.results import EvalResult
 
 
-def print_report(results: Sequence[EvalResult], console: Console, *, show_failures: bool = False) -> None:
-    """One table per suite, rows are models; failed cases below on request."""
+def print_report(
+    results: Sequence[EvalResult], console: Console, *, show_outcomes: bool = False, show_failures: bool = False
+) -> None:
+    """One table per suite, rows are models; on request what went wrong with its remedy, and the failed cases."""
     for suite in dict.fromkeys(result.suite for result in results):
         of_suite = [result for result in results if result.suite == suite]
         console.print(summary_table(of_suite))
         if unscored := sum(result.overall.unscored for result in of_suite):
             console.print(f"?: {unscored} without a reply, not scored; no rate over an unknown number", highlight=False)
-        for line in comparison_lines(of_suite):
+        lines = comparison_lines(of_suite) + goal_lines(of_suite) + pass_hat_k_lines(of_suite)
+        for line in lines + robustness_lines(of_suite, results):
             console.print(line, highlight=False, markup=False)
+        if show_outcomes and any(result.outcomes for result in of_suite):
+            console.print(outcome_table(of_suite))
         if show_failures:
             for result in of_suite:
                 console.print(failures(result))
@@ -45,7 +51,7 @@ def summary_table(results: Sequence[EvalResult]) -> Table:
         counts = result.by_category
         latency = result.median_latency_s
         table.add_row(
-            escape(result.model_name),
+            escape(label(result)),
             *(_cell(counts.get(name, Tally(0, 0))) for name in categories),
             _cell(result.overall),
             _interval(result.overall),
@@ -54,11 +60,28 @@ def summary_table(results: Sequence[EvalResult]) -> Table:
     return table
 
 
+def outcome_table(results: Sequence[EvalResult]) -> Table:
+    """Rows: what went wrong, most frequent first, each with what would help. Columns: models."""
+    title = f"suite {escape(results[0].suite)}: cases failed, and what would help" if results else None
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("outcome")
+    for result in results:
+        table.add_column(escape(label(result)), justify="right", overflow="fold")
+    table.add_column("remedy", overflow="fold")
+    counts = {outcome: [result.outcomes.get(outcome, 0) for result in results] for outcome in Outcome}
+    for outcome in sorted(counts, key=lambda outcome: -sum(counts[outcome])):
+        if sum(counts[outcome]):
+            table.add_row(str(outcome), *(str(count or "") for count in counts[outcome]), REMEDY[outcome])
+    return table
+
+
 def comparison_lines(results: Sequence[EvalResult]) -> list[str]:
     """Each model against the first one, by McNemar's exact test, where both were fully scored on the same cases."""
     lines = []
     for result in results[1:]:
         base = results[0]
+        if result.draw is not None or any(case.parent for case in result.cases):
+            continue  # draws of one model, or cases that hang together: McNemar's test does not apply
         if result.suite_fingerprint != base.suite_fingerprint:
             lines.append(f"{result.model_name} and {base.model_name} were scored on different versions of the suite")
         elif not (result.overall.unscored or base.overall.unscored):
@@ -78,6 +101,8 @@ def failures(result: EvalResult) -> Group:
             continue
         block = Text(f"{case.id} {case.outcome or 'unscored'}\n", style="red" if case.outcome else "yellow")
         block.append(f"  asked  {case.prompt}\n  got    {case.got}\n  why    {case.explanation}", style="default")
+        for line in case.transcript:
+            block.append(f"\n    {line['role']:<9} {line['content']}", style="dim")
         blocks.append(block)
     blocks += [Text(f"{count} × {outcome}: {REMEDY[outcome]}") for outcome, count in result.outcomes.items()]
     return Group(*blocks)

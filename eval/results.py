@@ -25,7 +25,9 @@ class CaseResult:
     """One case: the last user message, what was wanted, what came, and the verdict.
 
     `outcome` is None when the case was not scored; `explanation` then says why, and `got` is None. `latency_s` and
-    `tokens` are those of the reply.
+    `tokens` are those of the reply. Of a case that was played, `got` is the reply that decided, `latency_s` the mean
+    of its replies, `tokens` their sum, `transcript` what was said after the case's messages, and `is_goal_reached`
+    tells whether the final state was right, by whatever way. `parent` is the case that this one was derived from.
     """
 
     id: str
@@ -37,6 +39,9 @@ class CaseResult:
     explanation: str
     latency_s: float | None
     tokens: int | None
+    parent: str = ""
+    transcript: tuple[Mapping[str, Any], ...] = ()
+    is_goal_reached: bool | None = None
 
     @property
     def is_correct(self) -> bool | None:
@@ -46,13 +51,17 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """One model on one suite. Results may be compared when their `suite_fingerprint` is the same."""
+    """One model on one suite. Results may be compared when their `suite_fingerprint` is the same.
+
+    `draw` counts the runs of one sampling model from 1, None for a single run.
+    """
 
     suite: str
     suite_fingerprint: str
     model_name: str
     categories: tuple[str, ...]
     cases: tuple[CaseResult, ...]
+    draw: int | None = None
 
     @property
     def by_category(self) -> dict[str, Tally]:
@@ -76,6 +85,12 @@ class EvalResult:
         counts = Counter(case.outcome for case in self.cases if case.outcome not in (None, Outcome.CORRECT))
         return {outcome: count for outcome, count in counts.most_common() if outcome is not None}
 
+    @property
+    def goals_reached(self) -> Tally | None:
+        """Of played cases, how many led to the right final state by whatever way; None without played cases."""
+        played = [case for case in self.cases if case.transcript]
+        return tally([case.is_goal_reached for case in played]) if played else None
+
     def verdicts(self) -> dict[str, bool | None]:
         """Passed, failed or not scored, by case id."""
         return {case.id: case.is_correct for case in self.cases}
@@ -86,6 +101,7 @@ class EvalResult:
             "suite": self.suite,
             "suite_fingerprint": self.suite_fingerprint,
             "model": self.model_name,
+            **({"draw": self.draw} if self.draw is not None else {}),
             "summary": {
                 "overall": self.overall.to_json(),
                 "categories": {name: count.to_json() for name, count in self.by_category.items()},
@@ -94,17 +110,24 @@ class EvalResult:
                     for outcome, count in self.outcomes.items()
                 },
                 "median_latency_s": self.median_latency_s,
+                **({"goals_reached": self.goals_reached.to_json()} if self.goals_reached is not None else {}),
             },
             "cases": [
-                {**vars(case), "expected": list(case.expected), "outcome": case.outcome or "unscored"}
+                {
+                    **vars(case),
+                    "expected": list(case.expected),
+                    "outcome": case.outcome or "unscored",
+                    "transcript": list(case.transcript),
+                }
                 for case in self.cases
             ],
         }
 
     def save(self, folder: Path) -> Path:
-        """Write `<suite>-<model>.json`, whole or not at all; return its path."""
+        """Write `<suite>-<model>.json`, or `…-draw<n>.json`, whole or not at all; return its path."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{file_name(self.suite)}-{file_name(self.model_name)}.json"
+        draw = "" if self.draw is None else f"-draw{self.draw}"
+        path = folder / f"{file_name(self.suite)}-{file_name(self.model_name)}{draw}.json"
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
         partial = path.with_suffix(".json.partial")
         with partial.open("w", encoding="utf-8") as file:
@@ -125,7 +148,8 @@ def load_result(path: Path) -> EvalResult:
         value = json.loads(path.read_text("utf-8"))
         cases = tuple(_case(case) for case in value["cases"])
         categories = tuple(value["summary"]["categories"])
-        return EvalResult(value["suite"], value["suite_fingerprint"], value["model"], categories, cases)
+        names = value["suite"], value["suite_fingerprint"], value["model"]
+        return EvalResult(*names, categories, cases, value.get("draw"))
     except OSError as error:
         raise ResultError(f"{path}: cannot be read: {error.strerror}") from error
     except KeyError as error:
@@ -136,7 +160,8 @@ def load_result(path: Path) -> EvalResult:
 
 def _case(value: dict[str, Any]) -> CaseResult:
     outcome = None if value["outcome"] == "unscored" else Outcome(value["outcome"])
-    return CaseResult(**{**value, "expected": tuple(value["expected"]), "outcome": outcome})
+    transcript = tuple(value.get("transcript", ()))
+    return CaseResult(**{**value, "expected": tuple(value["expected"]), "outcome": outcome, "transcript": transcript})
 
 
 def file_name(name: str) -> str:

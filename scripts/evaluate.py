@@ -3,27 +3,33 @@
 python -m scripts.evaluate --config nano.yaml                    base, checkpoint and GGUF files of that run
 python -m scripts.evaluate model.gguf out/checkpoint --suite dev --failures
 python -m scripts.evaluate model.gguf --suite path/to/own-suite eval.max_new_tokens=512 --out results/
+python -m scripts.evaluate http://localhost:8080/v1#qwen3 eval.endpoint_concurrency=8      any OpenAI-compatible server
+python -m scripts.evaluate model.gguf --fail-under core=0.9                                for continuous integration
+python -m scripts.evaluate compare a.json b.json                                           two results, case by case
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from eval.backends import BackendError
+from eval.backends import BackendError, is_endpoint
 from eval.cases import load_suite, shipped_suites
 from eval.config import EvalConfig
 from eval.evaluate import evaluate_model
 from eval.places import SuiteError
 from eval.report import print_report
+from eval.report_lines import label
 from eval.results import EvalResult
+from scripts import compare_runs
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -36,8 +42,11 @@ class UsageError(ValueError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: every case of every model was scored; 1: some were not; 2: bad input, before any model was loaded."""
-    arguments = _parser().parse_intermixed_args(argv)
+    """0: every case was scored, every floor held; 1: not so; 2: bad input, before any model was loaded."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["compare"]:
+        return compare_runs.main(words[1:])
+    arguments = _parser().parse_intermixed_args(words)
     try:
         return _evaluate(arguments)
     except (UsageError, SuiteError) as error:
@@ -52,13 +61,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m scripts.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "words", nargs="*", metavar="MODEL | key=value", help="checkpoint directories, hub ids, .gguf files; settings"
+        "words",
+        nargs="*",
+        metavar="MODEL | key=value",
+        help="checkpoint directories, hub ids, .gguf files, addresses; settings",
     )
     parser.add_argument("--config", help="a run's YAML file, or its name in configs/")
     parser.add_argument(
         "--suite", action="append", help=f"a shipped suite ({', '.join(shipped_suites())}) or a folder; repeatable"
     )
     parser.add_argument("--out", type=Path, help="folder for <suite>-<model>.json (default with --config: the run's)")
+    parser.add_argument(
+        "--fail-under", action="append", default=[], metavar="SUITE=RATE", help="exit status 1 below this pass rate"
+    )
     parser.add_argument("--failures", action="store_true", help="list every case that did not pass, and remedies")
     return parser
 
@@ -80,6 +95,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if not models:
         raise UsageError("nothing to evaluate: give --config or at least one checkpoint directory or .gguf file")
     suites = [load_suite(name) for name in arguments.suite or config.suites]
+    floors = parse_floors(arguments.fail_under, [suite.name for suite in suites])
     console = Console()
     results: list[EvalResult] = []
     for name, model in models.items():
@@ -87,12 +103,44 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             results += evaluate_model(model, suites, config, model_name=name, folder=folder)
         except BackendError as error:
             failed.append(f"{name}: {error}")
-    print_report(results, console, show_failures=arguments.failures)
+    print_report(results, console, show_outcomes=True, show_failures=arguments.failures)
     for line in failed:
         print(f"evaluate: not evaluated: {line}", file=sys.stderr)
+    missed = missed_floors(results, floors)
+    for line in missed:
+        print(f"evaluate: {line}", file=sys.stderr)
     if folder is not None and results:
         console.print(f"results in {folder}", markup=False)
-    return _EXIT_INCOMPLETE if failed or any(result.overall.unscored for result in results) else _EXIT_OK
+    return _EXIT_INCOMPLETE if failed or missed or any(result.overall.unscored for result in results) else _EXIT_OK
+
+
+def parse_floors(words: Sequence[str], suites: Sequence[str]) -> dict[str, float]:
+    """`core=0.9` → {"core": 0.9}.
+
+    Raises:
+        UsageError: no rate from 0 to 1, or of a suite that is not evaluated.
+    """
+    floors = {}
+    for word in words:
+        name, _, rate = word.partition("=")
+        try:
+            floors[name] = float(rate)
+        except ValueError:
+            floors[name] = -1.0
+        if not 0 <= floors[name] <= 1 or name not in suites:
+            raise UsageError(f"--fail-under {word}: expected SUITE=RATE, a rate from 0 to 1 of one of {list(suites)}")
+    return floors
+
+
+def missed_floors(results: Sequence[EvalResult], floors: Mapping[str, float]) -> list[str]:
+    """A line for each result below its suite's floor; a rate that is not known does not hold it."""
+    lines = []
+    for result in results:
+        floor, rate = floors.get(result.suite), result.overall.rate
+        if floor is not None and (rate is None or rate < floor):
+            shown = "unknown, cases are unscored" if rate is None else f"{rate:.3f}"
+            lines.append(f"{label(result)} on {result.suite}: pass rate {shown}, wanted at least {floor:g}")
+    return lines
 
 
 def models_of_run(run: RunConfig) -> tuple[dict[str, str | Path], list[str]]:
@@ -152,11 +200,13 @@ def _eval_config(overrides: Sequence[str]) -> EvalConfig:
 
 
 def _is_override(word: str) -> bool:
-    return "=" in word and not Path(word).exists()
+    return "=" in word and not is_endpoint(word) and not Path(word).exists()
 
 
 def _name(model: str) -> str:
-    """A short name for the table: the file's stem, the directory's name, or its parent's for `…/checkpoint`."""
+    """A short name for the table: an endpoint's model, a file's stem, a directory's or (…/checkpoint) its parent's."""
+    if is_endpoint(model):
+        return model.partition("#")[2] or urlsplit(model).netloc
     path = Path(model)
     if path.suffix == ".gguf":
         return path.stem

@@ -17,11 +17,15 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation that waits for a reply, the tools on offer, and the day that is "today"."""
+    """A conversation that waits for a reply, the tools on offer, and the day that is "today".
+
+    `sample` tells draws from one prompt apart where replies are sampled.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     reference_date: dt.date | None
+    sample: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Failure:
 
 
 class Backend(Protocol):
-    """Greedy replies of one model; use it as a context manager so that its memory is freed."""
+    """Replies of one model; use it as a context manager so that its memory is freed."""
 
     @property
     def batch_size(self) -> int:

@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from eval.backends.base import ClosesOnExit, Failure, Generation, Request
 from tinydispatch.tools import Role
 
+Recorded = str | Generation | Failure
+
 
 class PlaybackBackend(ClosesOnExit):
-    """Answers by the last user message; a message without a recorded reply is a failure, not an empty reply."""
+    """Answers by the last user message; a message without a recorded reply is a failure, not an empty reply.
+
+    A list holds the replies to one message in turn: the first, the one after its calls' results, and so on.
+    """
 
     batch_size = 4
 
-    def __init__(self, replies: Mapping[str, str | Generation | Failure]) -> None:
+    def __init__(self, replies: Mapping[str, Recorded | Sequence[Recorded]]) -> None:
         self.replies = dict(replies)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
@@ -21,6 +26,15 @@ class PlaybackBackend(ClosesOnExit):
         return [self._reply(request) for request in requests]
 
     def _reply(self, request: Request) -> Generation | Failure:
-        text = next((m.content for m in reversed(request.messages) if m.role is Role.USER), "")
-        reply = self.replies.get(text, Failure(f"no reply is recorded for {text!r}"))
-        return Generation(reply, latency_s=0.0, tokens=len(reply)) if isinstance(reply, str) else reply
+        roles = [message.role for message in request.messages]
+        last = len(roles) - 1 - roles[::-1].index(Role.USER) if Role.USER in roles else -1
+        text = request.messages[last].content if last >= 0 else ""
+        recorded = self.replies.get(text, Failure(f"no reply is recorded for {text!r}"))
+        if isinstance(recorded, list | tuple):
+            turn = roles[last:].count(Role.ASSISTANT)
+            missing = Failure(f"only {len(recorded)} replies are recorded for {text!r}")
+            recorded = recorded[turn] if turn < len(recorded) else missing
+        if isinstance(recorded, str):
+            return Generation(recorded, latency_s=0.0, tokens=len(recorded))
+        assert isinstance(recorded, Generation | Failure), "a reply is text, a generation or a failure"
+        return recorded

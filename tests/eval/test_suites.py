@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
+import data.synth.domains
+from data.synth.domains import load_file
 from eval.cases import SUITES_DIR, load_case_texts, load_suite, shipped_suites
+from eval.perturb import Perturbation
 from eval.places import SuiteError
+from tinydispatch.bundled import bundled_tools
 from tinydispatch.tools import Role, check_calls
 
+DOMAINS_DIR = Path(data.synth.domains.__file__).parent / "domains"
 CASE: dict[str, Any] = {
     "id": "a",
     "category": "x",
@@ -63,14 +68,17 @@ def test_core_and_dev_share_no_wording() -> None:
 
 @pytest.mark.parametrize("name", shipped_suites())
 def test_no_two_cases_of_a_suite_are_the_same_conversation(name: str) -> None:
-    conversations = [repr(case.messages) for case in load_suite(name).cases]
+    cases = load_suite(name).cases
+    conversations = [repr((case.messages, case.reference_date, case.episode, case.offer)) for case in cases]
     assert len(set(conversations)) == len(conversations)
 
 
 def test_case_texts_are_all_that_users_say() -> None:
     texts = load_case_texts()
-    users = [m for name in shipped_suites() for c in load_suite(name).cases for m in c.messages if m.role is Role.USER]
-    assert sorted(texts) == sorted(message.content for message in users)
+    cases = [case for name in shipped_suites() for case in load_suite(name).cases if not case.parent]
+    users = [message.content for case in cases for message in case.messages if message.role is Role.USER]
+    assert set(users) < set(texts)
+    assert "In Utrecht." in texts, "what the user answers in a played case counts too"
     assert len(texts) >= 160
 
 
@@ -164,3 +172,19 @@ def test_each_shipped_suite_says_what_it_is() -> None:
     assert {"core", "dev"} <= set(shipped_suites())
     assert all(load_suite(name).description for name in shipped_suites())
     assert all((SUITES_DIR / name).name == load_suite(name).name for name in shipped_suites())
+
+
+def test_unseen_tools_are_in_no_training_example_and_all_in_use() -> None:
+    suite = load_suite("unseen_tools")
+    trained = {name for path in DOMAINS_DIR.glob("*.yaml") for spec in load_file(path) for name in spec.names}
+    names = {tool.name for tool in suite.tools}
+    assert len(suite.cases) >= 32
+    assert len(trained) > 100, "the generator's tools are found"
+    assert not names & (trained | {tool.name for tool in bundled_tools()})
+    assert names == {call.name for case in suite.cases for call in case.expected}
+
+
+def test_robust_follows_core_and_leaves_no_case_of_it_out() -> None:
+    core, robust = load_suite("core"), load_suite("robust")
+    assert {case.parent for case in robust.cases} == {case.id for case in core.cases}
+    assert set(robust.categories) == set(Perturbation)

@@ -1,0 +1,94 @@
+"""Requests as OpenAI's chat API writes them, and its answers as text that the scorer reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from eval.backends.base import Generation, Request
+from eval.config import EvalConfig
+from tinydispatch.formats import CALL_END, CALL_START, json_decoder, with_reference_date
+from tinydispatch.tools import Message, Role
+
+
+class GarbageError(ValueError):
+    """A body that is no chat completion; the message names the key."""
+
+
+def request_body(request: Request, model: str, config: EvalConfig) -> dict[str, Any]:
+    """The body of a chat completion; replies are greedy unless `eval.temperature` says otherwise."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": chat_messages(with_reference_date(request.messages, request.reference_date)),
+        "max_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+    }
+    if config.temperature > 0:
+        body["seed"] = config.seed + request.sample
+    if request.tools:
+        body["tools"] = [tool.to_openai() for tool in request.tools]
+        body["parallel_tool_calls"] = True
+    return body
+
+
+def chat_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Messages with call ids: results answer the calls of the last assistant turn, in their order and by name."""
+    found: list[dict[str, Any]] = []
+    waiting: list[tuple[str, str]] = []  # (id, tool) of calls without a result
+    for position, message in enumerate(messages):
+        entry: dict[str, Any] = {"role": str(message.role), "content": message.content}
+        if message.tool_calls:
+            waiting = [(f"call_{position}_{index}", call.name) for index, call in enumerate(message.tool_calls)]
+            entry["tool_calls"] = [
+                {
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)},
+                }
+                for (call_id, _), call in zip(waiting, message.tool_calls, strict=True)
+            ]
+        if message.role is Role.TOOL:
+            answered = next((item for item in waiting if message.tool_name in (None, item[1])), None)
+            if answered is not None:
+                waiting.remove(answered)
+            entry["tool_call_id"] = answered[0] if answered is not None else f"call_{position}"
+        found.append(entry)
+    return found
+
+
+def generation_from_response(value: Any, latency_s: float) -> Generation:
+    """A reply as a model would have written it: text, then each call between call markers.
+
+    Arguments that are no JSON object are left as they came, so that the scorer finds them unparseable.
+
+    Raises:
+        GarbageError: not a chat completion.
+    """
+    try:
+        choice = value["choices"][0]
+        message = choice["message"]
+        content, calls = message.get("content") or "", message.get("tool_calls") or []
+        text = content + "".join(_call_text(call["function"]) for call in calls)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise GarbageError(f"{type(error).__name__} {error}") from error
+    usage = value.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return Generation(
+        text,
+        latency_s,
+        tokens if isinstance(tokens, int) else 0,
+        is_complete=choice.get("finish_reason") != "length",
+    )
+
+
+def _call_text(function: dict[str, Any]) -> str:
+    name, arguments = function["name"], function.get("arguments", "{}")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    try:
+        json_decoder().decode(arguments)
+        # A marker inside a string would end the call.
+        arguments = arguments.replace(CALL_END, CALL_END.replace("<", "\\u003c"))
+    except (ValueError, RecursionError):
+        pass  # not JSON: shown to the scorer as it is
+    return f'{CALL_START}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}{CALL_END}'
