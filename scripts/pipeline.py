@@ -11,14 +11,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from data.prepare import prepare
 from data.sources import check_source
 from eval.cases import load_case_texts, load_suite
 from scripts.stages import Ledger, Stage
-from training.config import Method, RunConfig, dump_run_config, load_run_config
+from training.config import RunConfig, dump_run_config, load_run_config
 from training.hub import resolve_model
 
 logger = logging.getLogger(__name__)
@@ -87,16 +86,11 @@ class _Pipeline:
     def _announce(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(dump_run_config(self.run_config), "utf-8")
-        from export.checkpoint import check_architecture
-        from export.errors import UnsupportedArchitectureError
+        from scripts.gguf_route import require_route
         from training.model import check_length
 
         check_length(self.model_dir, self.run_config.data.max_length_tokens)
-
-        try:
-            check_architecture(self.model_dir)
-        except UnsupportedArchitectureError as error:
-            logger.warning("note: training and evaluation will run, then the run stops at export. %s", error)
+        require_route(self.run_config, self.model_dir)
 
     def _stage(self, stage: Stage, work: Callable[[], None]) -> None:
         if self.ledger.is_complete(stage):
@@ -108,11 +102,11 @@ class _Pipeline:
         self._manifest()
 
     def _prepare(self) -> None:
-        from training.dataset import count_tokens
+        from data.lengths import TokenCounter
         from training.tokenizer import load_tokenizer
 
         run = self.run_config
-        counter = partial(count_tokens, tokenizer=load_tokenizer(self.model_dir))
+        counter = TokenCounter.of(load_tokenizer(self.model_dir))
         prepared = prepare(
             run.data, seed=run.seed, out_dir=self.folder, case_texts=load_case_texts(), count_tokens=counter
         )
@@ -139,12 +133,14 @@ class _Pipeline:
         self._stage(Stage.TRAIN, self._fine_tune)
 
     def _fine_tune(self) -> None:
+        from scripts.gguf_route import gguf_route
         from training.sft import train
 
-        result = train(self.run_config, self.folder / "data" / "train.jsonl", self.folder, restart=self.is_forced)
+        rows, answered = self.folder / "data" / "train.jsonl", [gguf_route(self.run_config, self.model_dir)]
+        result = train(self.run_config, rows, self.folder, restart=self.is_forced, answered=answered)
         if not self.is_main:
             return
-        if self.run_config.training.method is Method.LORA:
+        if self.run_config.training.method.has_adapter:
             from export.merge import merge_adapter
 
             merge_adapter(self.folder / "adapter", self.folder / "checkpoint", self.model_dir)
@@ -184,10 +180,13 @@ class _Pipeline:
 
         from eval.report import print_report
         from eval.results import load_result
+        from export.choice import choose_file
 
         run, files = self.run_config, self._gguf_files()
-        smallest = list(files.values())[-1]
-        _dispatch_examples(smallest)
+        suites = [load_suite(name).name for name in run.eval.suites]
+        offered, warnings = choose_file(self.folder / "eval", suites, files)
+        _dispatch_examples(offered)
+        print("".join(f"warning: {line}\n" for line in warnings), end="")
         names = ["base", "checkpoint", *(f"gguf-{quantization}" for quantization in files)]
         for suite in run.eval.suites:
             results = [load_result(self.folder / "eval" / f"{load_suite(suite).name}-{name}.json") for name in names]
@@ -195,7 +194,7 @@ class _Pipeline:
         seconds = self.ledger.seconds
         print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
         print(f"artifacts: {self.folder}/  (manifest.json, data_card.md, checkpoint/, eval/, gguf/)")
-        print(f'try it:    python -m tinydispatch call {smallest} "{_SENTENCES[0]}"')
+        print(f'try it:    python -m tinydispatch call {offered} "{_SENTENCES[0]}"')
 
 
 def _dispatch_examples(model: Path) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from training.config import RunConfig
 from training.errors import ResumeError
@@ -19,52 +17,87 @@ from training.errors import ResumeError
 logger = logging.getLogger(__name__)
 
 _INPUTS = "inputs.json"
+_SEAL = "complete.json"
 # How a run is watched does not decide what it computes.
-_HARMLESS = {"save_steps", "keep_last_n", "logging_steps"}
+_HARMLESS = {"save_steps", "keep_last_n", "logging_steps", "pass_rate", "require_gguf"}
 
 
 def newest_complete(directory: Path) -> Path | None:
     """The `checkpoint-<step>` with the highest step that was written to its end; torn ones are passed over."""
-    found = []
-    for path in directory.glob("checkpoint-*"):
-        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if step and path.is_dir():
-            found.append((int(step[1]), path))
-    for _, path in sorted(found, reverse=True):
+    for path in _by_step(directory):
         if is_complete(path):
             return path
         logger.warning("%s is incomplete and is passed over", path)
     return None
 
 
+def _by_step(directory: Path) -> list[Path]:
+    """Every `checkpoint-<step>`, the highest step first."""
+    found = []
+    for path in directory.glob("checkpoint-*"):
+        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if step and path.is_dir():
+            found.append((int(step[1]), path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def seal(checkpoint: Path) -> None:
+    """Force a written checkpoint onto the disk and record in it, last, the size of every file.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != _SEAL)
+    for path in files:
+        _flush(path)
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+    marker = checkpoint / _SEAL
+    marker.write_text(json.dumps({"files": sizes}, indent=1), "utf-8")
+    _flush(marker)
+    _flush(checkpoint)
+
+
+def publish(written: Path, final: Path) -> None:
+    """Give a sealed checkpoint its name: one rename, so that a kill leaves either all of it or none."""
+    if final.exists():
+        shutil.rmtree(final)
+    written.rename(final)
+    _flush(final.parent)
+
+
+def prune(directory: Path, keep_last_n: int) -> None:
+    """Remove all but the newest whole checkpoints, and torn ones; never called before a new one is whole."""
+    whole = [path for path in _by_step(directory) if is_complete(path)]
+    for path in set(_by_step(directory)) - set(whole[:keep_last_n]):
+        shutil.rmtree(path)
+
+
 def is_complete(checkpoint: Path) -> bool:
-    """Whether weights, optimizer, schedule and trainer state are all there and none is cut short."""
-    weights = sorted(checkpoint.glob("*.safetensors"))
-    state = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
-    return (
-        bool(weights)
-        and all(_is_whole_safetensors(path) for path in weights)
-        and all(zipfile.is_zipfile(path) for path in state)
-        and read_step(checkpoint) is not None
-    )
+    """Whether the checkpoint was sealed, and every file still has the size that it had then."""
+    try:
+        sizes = json.loads((checkpoint / _SEAL).read_text("utf-8"))["files"]
+        whole = all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return whole and read_step(checkpoint) is not None
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_step(checkpoint: Path) -> int | None:
-    """The step that a checkpoint was made after; None when its trainer state (written last) cannot be read."""
+    """The step that a checkpoint was made after; None when its trainer state cannot be read."""
     try:
         step = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None
-
-
-def _is_whole_safetensors(path: Path) -> bool:
-    """The header states how long the file must be, and opening compares."""
-    try:
-        with safe_open(path, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
 
 
 def training_inputs(run: RunConfig, train_path: Path, template_hash: str) -> dict[str, Any]:
@@ -127,8 +160,8 @@ def _write_record(directory: Path, inputs: dict[str, Any], *, finished: bool) ->
 
 
 def _clear(directory: Path) -> None:
-    for path in directory.glob("checkpoint-*"):
-        shutil.rmtree(path)
+    for path in [*directory.glob("checkpoint-*"), directory / "partial"]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _mismatch(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -36,10 +36,29 @@ class Dtype(StrEnum):
 
 
 class Method(StrEnum):
-    """What is trained: every weight, or low-rank adapters beside frozen weights."""
+    """What is trained: every weight, or low-rank adapters beside frozen weights (of 4 bits each under `qlora`)."""
 
     FULL = "full"
     LORA = "lora"
+    QLORA = "qlora"
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether training leaves an adapter, which has to be merged into its base."""
+        return self is not Method.FULL
+
+
+class Packing(StrEnum):
+    """How the conversations of a batch lie in memory; they never see each other, and none is ever cut.
+
+    `batch`: end to end in one row; the same batches and the same loss as with padding, without the padding.
+    `rows`: batches are made of rows, each filled up to `data.max_length_tokens` with whole conversations, so
+    `per_device_batch_size` counts rows. `off`: one row each, padded to the longest.
+    """
+
+    OFF = "off"
+    BATCH = "batch"
+    ROWS = "rows"
 
 
 class Precision(StrEnum):
@@ -107,8 +126,17 @@ class LoraConfig(Section):
         return value
 
 
+class PassRateConfig(Section):
+    """Cases answered greedily while training goes on, to see skill come and go and not the loss alone."""
+
+    every_steps: int | None = Field(default=None, ge=1)  # null: never
+    suite: str = "dev"  # a shipped name, or a folder; never one that a result is reported on
+    max_cases: int = Field(default=20, ge=1)  # as many of each category as fit
+    max_new_tokens: int = Field(default=128, ge=1)
+
+
 class TrainingConfig(Section):
-    """Supervised fine-tuning. One step is one update, on batch × accumulation × processes conversations.
+    """Supervised fine-tuning. One step is one update, on batch × accumulation × processes conversations (or rows).
 
     How long a conversation may be is `data.max_length_tokens`.
     """
@@ -126,15 +154,18 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     optimizer: OptimizerName = OptimizerName.ADAMW
     precision: Precision = Precision.AUTO
+    packing: Packing = Packing.BATCH
     gradient_checkpointing: bool = False
+    require_gguf: bool = True  # refuse a model that could not be exported at the end
     save_steps: int = Field(default=500, ge=1)
     keep_last_n: int = Field(default=2, ge=1)
     logging_steps: int = Field(default=10, ge=1)
     lora: LoraConfig = LoraConfig()
+    pass_rate: PassRateConfig = PassRateConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.method is Method.LORA and self.optimizer is OptimizerName.MUON:
+        if self.method.has_adapter and self.optimizer is OptimizerName.MUON:
             raise ValueError("optimizer 'muon' is for method 'full'; adapters train with 'adamw'")
         return self
 

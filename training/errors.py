@@ -23,12 +23,24 @@ class TrainingDataError(ValueError):
     """Training data that leaves nothing to train on; the message says why rows were dropped."""
 
 
+class PackingError(ConfigError):
+    """A model whose conversations would see each other in a packed row; the message says by how much."""
+
+
+class PreflightError(ConfigError):
+    """A run that cannot work, found before its first step; the message lists every reason."""
+
+
 class ResumeError(ValueError):
     """Checkpoints that belong to other settings or other data than the run that wants to continue them."""
 
 
 class TrainingDivergedError(ValueError):
     """The loss is no longer a number; the message names the step and what to change."""
+
+
+class CheckpointWriteError(ValueError):
+    """A checkpoint that could not be written, as on a full disk; the message names the last whole one."""
 
 
 class TrainingInterrupted(SystemExit):

@@ -6,7 +6,13 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from training.config import Dtype
 from training.errors import ConfigError, ModelNotFoundError, TokenizerError
@@ -20,8 +26,16 @@ _TORCH_DTYPES = {
 }
 
 
-def load_model(directory: Path, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) -> PreTrainedModel:
+def load_model(
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: Dtype,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
     """A causal language model with a row in its embedding for every token, and the tokenizer's end token.
+
+    Args:
+        quantization: how the matrices are held; None holds them in `dtype` like everything else.
 
     Raises:
         ModelNotFoundError: the directory holds no causal language model that transformers can read.
@@ -29,7 +43,11 @@ def load_model(directory: Path, tokenizer: PreTrainedTokenizerBase, dtype: Dtype
     """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=_TORCH_DTYPES[dtype], local_files_only=True, trust_remote_code=False
+            directory,
+            dtype=_TORCH_DTYPES[dtype],
+            quantization_config=quantization,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFoundError(f"{directory}: no causal language model can be loaded: {error}") from error

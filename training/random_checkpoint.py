@@ -67,6 +67,7 @@ _OPT_350M = {
     "do_layer_norm_before": False,
 }
 _TINY_OPT = _OPT_350M | {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_OPT_1_3B = {"hidden_size": 2048, "ffn_dim": 8192, "num_attention_heads": 32, "word_embed_proj_dim": 2048}
 _QWEN3_0_6B = {
     "vocab_size": 151_936,
     "hidden_size": 1024,
@@ -77,6 +78,12 @@ _QWEN3_0_6B = {
     "head_dim": 128,
     "max_position_embeddings": 40_960,
     "tie_word_embeddings": True,
+}
+_QWEN3_4B = _QWEN3_0_6B | {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
 }
 _TINY_QWEN3 = _QWEN3_0_6B | {
     "vocab_size": 2_304,
@@ -91,7 +98,9 @@ _TINY_QWEN3 = _QWEN3_0_6B | {
 ARCHITECTURES = {
     "opt-125m": Architecture("opt", 50_265),
     "opt-350m": Architecture("opt", 50_265, _OPT_350M),
+    "opt-1.3b": Architecture("opt", 50_265, _OPT_1_3B | {"num_hidden_layers": 24}),
     "qwen3-0.6b": Architecture("qwen3", 151_669, _QWEN3_0_6B),
+    "qwen3-4b": Architecture("qwen3", 151_669, _QWEN3_4B),
     "tiny-opt": Architecture("opt", 50_265, _TINY_OPT | {"word_embed_proj_dim": 16}, is_tiny=True),
     "tiny-qwen3": Architecture("qwen3", 2_200, _TINY_QWEN3, is_tiny=True),
 }
@@ -120,18 +129,34 @@ def make_checkpoint(name: str, directory: Path, *, dtype: torch.dtype = torch.fl
     (directory / "README.md").write_text(_readme(name, weights, seed), "utf-8")
 
 
+def config_of(name: str) -> PreTrainedConfig:
+    """The configuration of an architecture, without weights."""
+    architecture = ARCHITECTURES[name]
+    return _opt_config(architecture) if architecture.family == "opt" else _qwen3_config(architecture)
+
+
+def _opt_config(architecture: Architecture) -> PreTrainedConfig:
+    config: PreTrainedConfig = OPTConfig(**architecture.settings)
+    return config
+
+
 def _opt(architecture: Architecture) -> PreTrainedModel:
-    return OPTForCausalLM(OPTConfig(**architecture.settings))
+    return OPTForCausalLM(_opt_config(architecture))
+
+
+def _qwen3_config(architecture: Architecture) -> PreTrainedConfig:
+    config: PreTrainedConfig = Qwen3Config(
+        **architecture.settings,
+        bos_token_id=_qwen_id(architecture, "<|endoftext|>"),
+        eos_token_id=_qwen_id(architecture, "<|im_end|>"),
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+    )
+    return config
 
 
 def _qwen3(architecture: Architecture) -> PreTrainedModel:
-    ids = {
-        "bos_token_id": _qwen_id(architecture, "<|endoftext|>"),
-        "eos_token_id": _qwen_id(architecture, "<|im_end|>"),
-    }
-    config: PreTrainedConfig = Qwen3Config(
-        **architecture.settings, **ids, rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0}
-    )
+    config = _qwen3_config(architecture)
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     model: PreTrainedModel = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(
         bos_token_id=ids["bos_token_id"],

@@ -1,41 +1,46 @@
-"""Supervised fine-tuning with TRL's SFTTrainer; the only file that spells TRL's and PEFT's option names."""
+"""Supervised fine-tuning: one run from its settings to a checkpoint on disk."""
 
 from __future__ import annotations
 
 import logging
-import math
+import os
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
+from rich.console import Console
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.utils import logging as transformers_logging
-from trl import SFTConfig, SFTTrainer
+from trl import pack_dataset
 
 from data.store import read_conversations
 from tinydispatch import formats
 from training.callbacks import LossLog, ProgressBar, StopOnSignal
 from training.checkpoints import mark_finished, prepare_resume, training_inputs
-from training.config import Method, OptimizerName, Precision, RunConfig, Scheduler
+from training.config import Method, Packing, Precision, RunConfig
 from training.dataset import EncodedData, build_dataset
-from training.errors import ConfigError, TrainingDivergedError, TrainingInterrupted
-from training.hardware import has_accelerator, resolve_precision
+from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
+from training.hardware import resolve_precision
 from training.hub import resolve_model
+from training.memory import is_sharded
 from training.model import check_length, load_model
-from training.optimizer import MuonWithAdamW
+from training.options import quantization_config, to_lora_config, to_sft_config
+from training.packing import make_packable
+from training.pass_rate import PassRate
+from training.plot import plot_run
+from training.preflight import Check, preflight, report
 from training.tokenizer import added_tokens, load_tokenizer
 from training.tracking import tracking
+from training.trainer import DispatchTrainer, trained_tokens_only
 
 logger = logging.getLogger(__name__)
 
-_SCHEDULERS = {Scheduler.LINEAR: "linear", Scheduler.COSINE: "cosine", Scheduler.CONSTANT: "constant_with_warmup"}
+_AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -53,114 +58,65 @@ class TrainResult:
     rejected: dict[str, int]
 
 
-def to_sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str] = ()) -> SFTConfig:
-    """The run's settings in TRL's words.
-
-    Raises:
-        ConfigError: a precision that the machine cannot train in.
-    """
-    precision = resolve_precision(run.training.precision)
-    with warnings.catch_warnings():
-        # TRL itself sets an option that transformers has renamed; nothing that a user could change.
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-        return _sft_config(run, output_dir, report_to, precision)
-
-
-def _sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str], precision: Precision) -> SFTConfig:
-    training = run.training
-    return SFTConfig(
-        output_dir=str(output_dir),
-        run_name=run.name,
-        seed=run.seed,
-        data_seed=run.seed,
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps if training.max_steps is not None else -1,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=_SCHEDULERS[training.scheduler],
-        warmup_steps=training.warmup_steps,
-        per_device_train_batch_size=training.per_device_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        optim="adamw_torch",
-        bf16=precision is Precision.BF16,
-        fp16=precision is Precision.FP16,
-        use_cpu=not has_accelerator(),
-        dataloader_pin_memory=has_accelerator(),
-        gradient_checkpointing=training.gradient_checkpointing,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=training.keep_last_n,
-        logging_steps=training.logging_steps,
-        logging_first_step=True,
-        ddp_find_unused_parameters=False,  # a look for them in each step, and every weight here is used
-        logging_nan_inf_filter=False,  # it replaces NaN by the mean so far, and a dead run looks alive
-        report_to=list(report_to) or "none",
-        disable_tqdm=True,  # ours shows the loss in the same line
-        # The data come as ids and labels of our own making: nothing is to be rendered, cut, packed or masked again.
-        # Packing would also let OPT attend across conversations, because its positions come from the mask.
-        max_length=None,
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-
-
-def to_lora_config(run: RunConfig) -> peft.LoraConfig:
-    """The run's adapter settings in PEFT's words."""
-    lora = run.training.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        bias="none",
-    )
-
-
-def train(run: RunConfig, train_path: Path, run_dir: Path, *, restart: bool = False) -> TrainResult:
+def train(
+    run: RunConfig, train_path: Path, run_dir: Path, *, restart: bool = False, answered: Sequence[Check] = ()
+) -> TrainResult:
     """Fine-tune on the conversations in `train_path`, continuing from the newest whole checkpoint of this run.
 
-    Writes to `run_dir`: `checkpoints/`, `train_log.jsonl`, and at the end `checkpoint/` (full) or `adapter/` (LoRA).
+    Writes to `run_dir`: `checkpoints/`, `train_log.jsonl`, `training.svg`, with `training.pass_rate` also
+    `pass_rate_log.jsonl`, and at the end `checkpoint/` (full) or `adapter/` (LoRA).
 
     Args:
         restart: begin anew even where checkpoints of this run exist.
+        answered: checks from elsewhere that belong into the preflight's table.
 
     Raises:
         ModelNotFoundError, TokenizerError, TrainingDataError, ConfigError, ResumeError: before the first step.
-        TrainingDivergedError: the loss is not a number.
+        TrainingDivergedError: the loss or the gradient is not a number; no update was made from it.
+        CheckpointWriteError: the disk is full; the last whole checkpoint stays.
         TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
     """
     started_s = time.monotonic()
     directory = resolve_model(run.model)
     check_length(directory, run.data.max_length_tokens)
     tokenizer = load_tokenizer(directory)
-    if run.training.method is Method.LORA:
+    if run.training.method.has_adapter:
         _check_tokens_known(directory, tokenizer)
-    rows = tqdm(read_conversations(train_path), desc="encode", unit="row", disable=None)
-    data = build_dataset(rows, tokenizer, run.data.max_length_tokens)
-    if data.rejected:
-        logger.warning("%s: not trained on: %s", train_path, dict(data.rejected))
+    data = _encoded(train_path, tokenizer, run.data.max_length_tokens)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    report(preflight(run, directory, tokenizer, data, answered), Console(stderr=True, quiet=not is_main))
     checkpoints = run_dir / "checkpoints"
     inputs = training_inputs(run, train_path, formats.template_hash(str(tokenizer.chat_template)))
     with tracking(run.tracking, run_dir) as report_to:
-        config = to_sft_config(run, checkpoints, report_to)
-        trainer = _trainer(run, directory, tokenizer, data, config)
+        trainer = _trainer(run, directory, tokenizer, data, checkpoints, report_to)
         trainer.add_callback(LossLog(run_dir / "train_log.jsonl"))
-        outcome = _run_steps(trainer, checkpoints, inputs, restart=restart)
+        if run.training.pass_rate.every_steps is not None:
+            trainer.add_callback(PassRate(run.training.pass_rate, tokenizer, run_dir))
+        try:
+            outcome = _run_steps(trainer, checkpoints, inputs, restart=restart)
+        finally:
+            if is_main:
+                plot_run(run_dir)  # of what there is, also after a stop
         final = _save_final(trainer, run, run_dir)
     if trainer.is_world_process_zero():
         mark_finished(checkpoints, inputs)
     return TrainResult(
         checkpoint_dir=run_dir / "checkpoint",
-        adapter_dir=final if run.training.method is Method.LORA else None,
+        adapter_dir=final if run.training.method.has_adapter else None,
         metrics=_metrics(data, outcome, time.monotonic() - started_s),
         rejected=dict(data.rejected),
     )
 
 
-def _run_steps(trainer: _Trainer, checkpoints: Path, inputs: dict[str, Any], *, restart: bool) -> Any:
+def _encoded(train_path: Path, tokenizer: PreTrainedTokenizerBase, max_length_tokens: int) -> EncodedData:
+    rows = tqdm(read_conversations(train_path), desc="encode", unit="row", disable=None)
+    data = build_dataset(rows, tokenizer, max_length_tokens)
+    if data.rejected:
+        logger.warning("%s: not trained on: %s", train_path, dict(data.rejected))
+    return data
+
+
+def _run_steps(trainer: DispatchTrainer, checkpoints: Path, inputs: dict[str, Any], *, restart: bool) -> Any:
     """All steps from the newest whole checkpoint on; returns the Trainer's own summary."""
     resume = _agree_on_resume(trainer, checkpoints, inputs, restart=restart)
     stopper, progress = StopOnSignal(), ProgressBar()
@@ -169,7 +125,7 @@ def _run_steps(trainer: _Trainer, checkpoints: Path, inputs: dict[str, Any], *, 
     trainer.add_callback(stopper)
     transformers_logging.disable_progress_bar()  # one for each saved checkpoint would tear ours
     try:
-        with stopper.installed():
+        with stopper.installed(), trained_tokens_only():
             outcome = trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
     except TrainingDivergedError:
         mark_finished(checkpoints, inputs)  # the advice is to change the settings, so nothing may stand against it
@@ -192,61 +148,64 @@ def _check_tokens_known(directory: Path, tokenizer: PreTrainedTokenizerBase) -> 
     """
     if missing := added_tokens(directory, tokenizer):
         raise ConfigError(
-            f"training.method is 'lora', but the model in {directory} has no chat template, and the embedding of the "
-            f"new tokens ({' '.join(missing)}) would not be trained; set training.method=full, or take a chat model"
+            f"training.method trains an adapter, but the model in {directory} has no chat template, and the embedding "
+            f"of the new tokens ({' '.join(missing)}) would not be trained; set training.method=full, or take a chat "
+            "model"
         )
 
 
-class _Trainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that stops on a loss that is no number, and takes the run's optimizer."""
-
-    def __init__(self, run: RunConfig, **arguments: Any) -> None:
-        self._run = run
-        super().__init__(**arguments)
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """Muon where the run asks for it; the Trainer's own AdamW otherwise."""
-        training = self._run.training
-        if training.optimizer is OptimizerName.MUON and self.optimizer is None:
-            self.optimizer: Any = MuonWithAdamW(
-                self.model if model is None else model,
-                learning_rate=training.learning_rate,
-                muon_learning_rate=training.muon_learning_rate,
-                weight_decay=training.weight_decay,
-            )
-        return super().create_optimizer(model)
-
-    def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(*arguments, **keywords)
-        if not math.isfinite(loss.item()):
-            step = self.state.global_step + 1
-            training = self._run.training
-            raise TrainingDivergedError(
-                f"the loss is {loss.item()} at step {step}; lower training.learning_rate ({training.learning_rate}), "
-                f"lengthen training.warmup_steps ({training.warmup_steps}) or set training.precision=fp32"
-            )
-        return loss
-
-    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
-        """None: TRL's card for each checkpoint describes neither the data nor the results; the run's manifest does."""
-
-
 def _trainer(
-    run: RunConfig, directory: Path, tokenizer: PreTrainedTokenizerBase, data: EncodedData, config: SFTConfig
-) -> _Trainer:
-    model: PreTrainedModel = load_model(directory, tokenizer, run.model.dtype)
-    lora = to_lora_config(run) if run.training.method is Method.LORA else None
-    return _Trainer(
+    run: RunConfig,
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    data: EncodedData,
+    checkpoints: Path,
+    report_to: Sequence[str],
+) -> DispatchTrainer:
+    method = run.training.method
+    quantization = quantization_config() if method is Method.QLORA else None
+    model = load_model(directory, tokenizer, run.model.dtype, quantization)
+    run = _packed_or_padded(run, model)
+    dataset = data.dataset
+    if run.training.packing is Packing.ROWS:
+        dataset = pack_dataset(dataset, run.data.max_length_tokens, map_kwargs={"keep_in_memory": True})
+    return DispatchTrainer(
         run,
         model=model,
-        args=config,
-        train_dataset=data.dataset,
+        args=to_sft_config(run, checkpoints, report_to),
+        train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=to_lora_config(run) if method.has_adapter else None,
     )
 
 
-def _agree_on_resume(trainer: _Trainer, checkpoints: Path, inputs: dict[str, Any], *, restart: bool) -> Path | None:
+def _packed_or_padded(run: RunConfig, model: PreTrainedModel) -> RunConfig:
+    """The run with packing off where it has nothing to gain, or where the model cannot keep conversations apart.
+
+    Raises:
+        PackingError: rows of several conversations were asked for: padding would make other batches of them.
+    """
+    training = run.training
+    if training.packing is Packing.OFF:
+        return run
+    if training.packing is Packing.ROWS or training.per_device_batch_size > 1:
+        # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
+        if torch.cuda.is_available() and not is_sharded():
+            model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        try:
+            make_packable(model, _AUTOCAST.get(resolve_precision(training.precision)))
+            return run
+        except PackingError as error:
+            if training.packing is Packing.ROWS:
+                raise PackingError(f"training.packing is 'rows', but {error}; set training.packing=off") from error
+            logger.warning("%s: batches are padded instead, which is slower; training.packing=off says so", error)
+    off = training.model_copy(update={"packing": Packing.OFF})
+    return run.model_copy(update={"training": off})
+
+
+def _agree_on_resume(
+    trainer: DispatchTrainer, checkpoints: Path, inputs: dict[str, Any], *, restart: bool
+) -> Path | None:
     """Every process continues from the checkpoint that the first one chose; only the first one writes."""
     choice: list[Path | None] = [None]
     if trainer.is_world_process_zero():
@@ -258,9 +217,9 @@ def _agree_on_resume(trainer: _Trainer, checkpoints: Path, inputs: dict[str, Any
     return choice[0]
 
 
-def _save_final(trainer: _Trainer, run: RunConfig, run_dir: Path) -> Path:
+def _save_final(trainer: DispatchTrainer, run: RunConfig, run_dir: Path) -> Path:
     """Write model and tokenizer beside the target and rename, so that a kill leaves no half model under its name."""
-    final = run_dir / ("adapter" if run.training.method is Method.LORA else "checkpoint")
+    final = run_dir / ("adapter" if run.training.method.has_adapter else "checkpoint")
     fresh = final.with_name(f"{final.name}.partial")
     if trainer.is_world_process_zero():
         shutil.rmtree(fresh, ignore_errors=True)
@@ -275,7 +234,7 @@ def _save_final(trainer: _Trainer, run: RunConfig, run_dir: Path) -> Path:
     return final
 
 
-def _stopped(trainer: _Trainer, checkpoints: Path) -> str:
+def _stopped(trainer: DispatchTrainer, checkpoints: Path) -> str:
     message = (
         f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; "
         f"saved in {checkpoints}, the same command continues"

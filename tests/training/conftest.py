@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,21 +50,28 @@ def train_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def tiny_run(runs_dir: Path, model_dir: Path, **overrides: object) -> RunConfig:
+    """A short run on one CPU thread; keywords are overrides with `__` for a dot."""
+    settings: dict[str, object] = {
+        "runs_dir": runs_dir,
+        "model__path": model_dir,
+        "tracking__wandb": "off",
+        "training__per_device_batch_size": 2,
+        "training__logging_steps": 1,
+        "training__warmup_steps": 0,
+        "training__precision": "fp32",
+    }
+    pairs = {**settings, **overrides}.items()
+    return load_run_config("nano", [f"{key.replace('__', '.')}={value}" for key, value in pairs])
+
+
 @pytest.fixture
 def make_run(tmp_path: Path, qwen_dir: Path) -> MakeRun:
-    """A short run of the tiny Qwen on one CPU thread; keywords are overrides with `__` for a dot."""
+    """`tiny_run` of the tiny Qwen in a folder of this test's own."""
+    return partial(tiny_run, tmp_path / "runs", qwen_dir)
 
-    def make(**overrides: object) -> RunConfig:
-        settings: dict[str, object] = {
-            "runs_dir": tmp_path / "runs",
-            "model__path": qwen_dir,
-            "tracking__wandb": "off",
-            "training__per_device_batch_size": 2,
-            "training__logging_steps": 1,
-            "training__warmup_steps": 0,
-            "training__precision": "fp32",
-        }
-        pairs = {**settings, **overrides}.items()
-        return load_run_config("nano", [f"{key.replace('__', '.')}={value}" for key, value in pairs])
 
-    return make
+@pytest.fixture(scope="session")
+def make_shared_run(tmp_path_factory: pytest.TempPathFactory, qwen_dir: Path) -> MakeRun:
+    """`tiny_run` of the tiny Qwen in a folder that lasts for all tests."""
+    return partial(tiny_run, tmp_path_factory.mktemp("shared"), qwen_dir)

@@ -95,7 +95,7 @@ def test_an_unknown_source_lists_the_known_ones(tmp_path: Path) -> None:
         ("training: {epochs: '3'}", "'training.epochs': expected a number, got '3' (text)"),
         ("training: {warmup_steps: 1.5}", "'training.warmup_steps': expected"),
         ("training: {gradient_checkpointing: 1}", "expected true or false, got 1 (integer)"),
-        ("training: {method: qlora}", "'training.method': expected 'full' or 'lora', got 'qlora' (text)"),
+        ("training: {method: dora}", "'training.method': expected 'full', 'lora' or 'qlora', got 'dora' (text)"),
         ("training: {learning_rate: .inf}", "'training.learning_rate': expected a finite number"),
         ("training: {learning_rate: 0}", "'training.learning_rate': expected greater than 0, got 0"),
         ("training: 3", "'training': expected a section"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from training.checkpoints import is_complete, mark_finished, newest_complete, prepare_resume
+from training.checkpoints import is_complete, mark_finished, newest_complete, prepare_resume, prune, publish, seal
 from training.errors import ResumeError
 
 INPUTS: dict[str, Any] = {"training.learning_rate": 1e-3, "data": "abc"}
@@ -19,11 +19,12 @@ OTHER = INPUTS | {"training.learning_rate": 1e-4}
 
 def make(directory: Path, step: int) -> Path:
     path = directory / f"checkpoint-{step}"
-    path.mkdir(parents=True)
+    (path / "shards").mkdir(parents=True)
     save_file({"weight": torch.zeros(100)}, path / "model.safetensors")
     torch.save({}, path / "optimizer.pt")
-    torch.save({}, path / "scheduler.pt")
+    torch.save({}, path / "shards" / "0.distcp")
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}), "utf-8")
+    seal(path)
     return path
 
 
@@ -34,7 +35,9 @@ def test_the_newest_is_by_step_not_by_spelling(tmp_path: Path) -> None:
     assert newest_complete(tmp_path) == tmp_path / "checkpoint-10"
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "shards/0.distcp", "trainer_state.json", "complete.json"]
+)
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     whole = make(tmp_path, 1)
@@ -46,6 +49,22 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str
         (torn / name).write_bytes(data[: len(data) // 2])
     assert not is_complete(torn)
     assert newest_complete(tmp_path) == whole
+
+
+def test_a_checkpoint_gets_its_name_in_one_step(tmp_path: Path) -> None:
+    written = make(tmp_path / "partial", 3)
+    older = make(tmp_path, 3)
+    publish(written, older)
+    assert newest_complete(tmp_path) == older
+    assert not written.exists()
+
+
+def test_pruning_keeps_the_newest_whole_ones_and_removes_torn_ones(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        make(tmp_path, step)
+    (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
+    prune(tmp_path, keep_last_n=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_an_empty_folder_begins_and_records_its_inputs(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Adapters are saved apart from their base, over 4-bit weights too, and merge into the base's own number format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, Qwen3ForCausalLM
+
+from export.merge import merge_adapter
+from tests.training.samples import MakeRun
+from training.random_checkpoint import ARCHITECTURES, config_of
+from training.sft import train
+
+LORA = {
+    "training__method": "lora",
+    "training__optimizer": "adamw",
+    "training__max_steps": 2,
+    "training__learning_rate": 1e-2,
+    "training__gradient_accumulation_steps": 1,
+}
+
+
+def assert_merges_exactly(adapter: Path, base: Path, out: Path) -> None:
+    report = merge_adapter(adapter, out, base)
+    assert report.dtype == "float32"
+    assert report.max_logit_difference < 1e-4
+    assert report.max_logit_difference < 1e-3 * report.logit_std
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_qwen_adapter_learns_and_merges(
+    make_run: MakeRun, train_path: Path, qwen_dir: Path, tmp_path: Path, method: str
+) -> None:
+    run = make_run(
+        **LORA | {"training__method": method, "training__precision": "bf16" if method == "qlora" else "fp32"}
+    )
+    result = train(run, train_path, run.run_dir)
+    assert result.adapter_dir is not None
+    adapter = load_file(result.adapter_dir / "adapter_model.safetensors")
+    assert all("lora_" in name for name in adapter)
+    assert any(bool(value.abs().max() > 0) for name, value in adapter.items() if "lora_B" in name)
+    assert_merges_exactly(result.adapter_dir, qwen_dir, tmp_path / "merged")
+
+
+@pytest.mark.slow
+def test_an_opt_that_has_our_template_takes_an_adapter(
+    make_run: MakeRun, train_path: Path, opt_dir: Path, tmp_path: Path
+) -> None:
+    """A fresh OPT is refused, because its new tokens would stay untrained; one that was fine-tuned has them."""
+    tuned = make_run(name="tuned", model__path=opt_dir, training__max_steps=1, training__gradient_accumulation_steps=1)
+    base = train(tuned, train_path, tuned.run_dir).checkpoint_dir
+    run = make_run(model__path=base, **LORA | {"training__max_steps": 1})
+    adapter = train(run, train_path, run.run_dir).adapter_dir
+    assert adapter is not None
+    assert_merges_exactly(adapter, base, tmp_path / "merged")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_two_layers_of_a_4b_model_take_a_step_on_a_cpu(
+    make_run: MakeRun, train_path: Path, qwen_dir: Path, tmp_path: Path, method: str
+) -> None:
+    """The real widths with the tiny model's vocabulary and two layers."""
+    config = config_of("qwen3-4b")
+    config.num_hidden_layers, config.layer_types = 2, ["full_attention"] * 2
+    config.vocab_size = ARCHITECTURES["tiny-qwen3"].settings["vocab_size"]
+    config.bos_token_id = config.eos_token_id = None
+    directory = tmp_path / "wide"
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(qwen_dir).save_pretrained(directory)
+    settings = LORA | {"training__method": method, "training__max_steps": 1, "model__dtype": "bfloat16"}
+    run = make_run(model__path=directory, **settings)
+    result = train(run, train_path, run.run_dir)
+    assert result.metrics["steps"] == 1
+    assert result.adapter_dir is not None
+    assert json.loads((result.adapter_dir / "adapter_config.json").read_text("utf-8"))["r"] == 16

@@ -1,0 +1,138 @@
+"""TRL's SFTTrainer with what it leaves open: a stop on divergence, checkpoints that are whole or absent, speed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl.trainer.utils as trl_internals
+from safetensors import SafetensorError
+from trl import SFTTrainer
+
+from training.checkpoints import newest_complete, prune, publish, seal
+from training.config import OptimizerName, RunConfig
+from training.errors import CheckpointWriteError, TrainingDivergedError
+from training.optimizer import MuonWithAdamW
+
+logger = logging.getLogger(__name__)
+
+_PARTIAL = "partial"  # where checkpoints are written before they get their name
+
+
+class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer with the run's optimizer, a stop before a bad update, and checkpoints that are named once whole."""
+
+    def __init__(self, run: RunConfig, **arguments: Any) -> None:
+        self._run = run
+        self._losses: list[torch.Tensor] = []  # of the step under way
+        self._saving_to: Path | None = None
+        super().__init__(**arguments)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Muon where the run asks for it; the Trainer's own AdamW otherwise."""
+        training = self._run.training
+        if training.optimizer is OptimizerName.MUON and self.optimizer is None:
+            self.optimizer: Any = MuonWithAdamW(
+                self.model if model is None else model,
+                learning_rate=training.learning_rate,
+                muon_learning_rate=training.muon_learning_rate,
+                weight_decay=training.weight_decay,
+            )
+        return super().create_optimizer(model)
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*arguments, **keywords)
+        self._losses.append(loss.detach())
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm, after which the update comes: the last moment at which the weights are still good."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        losses, self._losses = self._losses, []
+        # Looked at once a step, because each look makes the host wait for the device.
+        for loss in losses:
+            if not math.isfinite(loss.item()):
+                raise TrainingDivergedError(self._diverged(f"the loss is {loss.item()}"))
+        # With loss scaling (fp16) an overflow is routine: the scaler leaves the update out and scales down.
+        if not self.args.fp16 and norm is not None and not math.isfinite(_as_float(norm)):
+            raise TrainingDivergedError(self._diverged(f"the gradient's norm is {_as_float(norm)}"))
+        return norm
+
+    def _diverged(self, what: str) -> str:
+        training = self._run.training
+        last = newest_complete(Path(self.args.output_dir))
+        kept = f"; the last good checkpoint is {last}" if last is not None else ""
+        return (
+            f"{what} at step {self.state.global_step + 1}; lower training.learning_rate ({training.learning_rate}), "
+            f"lengthen training.warmup_steps ({training.warmup_steps}) or set training.precision=fp32{kept}"
+        )
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return str(self._saving_to or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """Write under another name, seal, rename, and only then drop older ones.
+
+        Raises:
+            CheckpointWriteError: the disk is full or refuses; what was written so far is removed.
+        """
+        checkpoints = Path(self.args.output_dir)
+        self._saving_to = checkpoints / _PARTIAL
+        name = f"checkpoint-{self.state.global_step}"
+        try:
+            if self.is_world_process_zero():
+                shutil.rmtree(self._saving_to, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                seal(self._saving_to / name)
+                publish(self._saving_to / name, checkpoints / name)
+                prune(checkpoints, self._run.training.keep_last_n)
+            self.accelerator.wait_for_everyone()
+        except (OSError, RuntimeError, SafetensorError) as error:  # the three ways in which writers report a full disk
+            shutil.rmtree(self._saving_to, ignore_errors=True)
+            raise CheckpointWriteError(_not_written(checkpoints, name, error)) from error
+        finally:
+            self._saving_to = None
+
+    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
+        """None: TRL's card for each checkpoint describes neither the data nor the results; the run's manifest does."""
+
+
+def _as_float(norm: Any) -> float:
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def _not_written(checkpoints: Path, name: str, error: Exception) -> str:
+    free_gb = shutil.disk_usage(checkpoints).free / 1e9
+    last = newest_complete(checkpoints)
+    kept = f"{last} is whole and the same command continues from it" if last else "there is no earlier one"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{checkpoints / name} could not be written ({reason}; {free_gb:.1f} GB free); {kept}"
+
+
+@contextmanager
+def trained_tokens_only() -> Iterator[None]:
+    """Inside, TRL computes logits at trained tokens alone on a CPU too, as it does on GPUs.
+
+    Without Triton it scores every token and masks afterwards, for compilers that want fixed shapes. Eager mode does
+    not, and of a tool-calling example most tokens are prompt.
+    """
+    before = getattr(trl_internals, "_use_triton", None)
+    if before is None:
+        logger.warning("this TRL has no switch for trained tokens: all logits are computed, which is slower")
+        yield
+        return
+    # Asked by this module for nothing else; the kernels themselves ask another module's copy.
+    trl_internals._use_triton = lambda _device: True
+    try:
+        yield
+    finally:
+        trl_internals._use_triton = before
