@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FitStep(StrEnum):
+    """What may be done to a conversation that is too long, in this order, each only if the ones before do not do."""
+
+    DESCRIPTIONS = "descriptions"  # tool and parameter descriptions are shortened
+    DISTRACTORS = "distractors"  # tools that no turn calls are taken off the list
+    RESULTS = "results"  # tool results before the last one are cut
 
 
 class _Source(_Section):
@@ -18,7 +27,7 @@ class _Source(_Section):
     max_rows: int | None = Field(default=None, ge=1)
     licence: str | None = Field(default=None, description="as the data card shall state it")
     revision: str | None = Field(
-        default=None, description="e.g. a commit; without it the card states a SHA-256 of the content"
+        default=None, description="of a Hub data set: branch, tag or commit; of files: what the data card states"
     )
 
 
@@ -29,26 +38,116 @@ class SynthSource(_Source):
     count: int = Field(ge=1)
 
 
-class ToolBenchSource(_Source):
+class _FileSource(_Source):
+    """Local files (`path`: one file, or a folder of them) or a data set of the Hugging Face Hub (`hub`: "owner/name").
+
+    Of a Hub data set `files` picks by name pattern; without it every JSON, JSONL and Parquet file is read.
+    """
+
+    path: Path | None = None
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    files: tuple[str, ...] = Field(default=("*.json", "*.jsonl", "*.parquet"), min_length=1)
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either 'path' (a file or folder) or 'hub' (owner/name)")
+        return self
+
+
+class GroupConfig(_Section):
+    """ToolBench's six held-out groups; shares are of tools, of categories and of dialogues, chosen by hash.
+
+    `queries` is ToolBench's folder of query files (`instruction/G*_query.json`): the only place that says which
+    category a tool belongs to.
+    """
+
+    queries: Path
+    tool_share: float = Field(default=0.02, ge=0, lt=1)
+    category_share: float = Field(default=0.04, ge=0, lt=1)
+    instruction_share: float = Field(default=0.01, ge=0, lt=1)
+
+
+class ToolBenchSource(_FileSource):
     """ToolBench: a file of train rows (JSON, JSONL, Parquet), one raw answer, or a folder of either.
 
-    `keep_thoughts` trains the text before each call too; a dispatcher pays for every token, so it is off.
+    `keep_thoughts` trains the text before each call too; a dispatcher pays for every token, so it is off. `groups`
+    holds out by unseen tool and category instead of by `DataConfig.eval_fraction`.
     """
 
     kind: Literal["toolbench"]
-    path: Path
     keep_thoughts: bool = False
+    groups: GroupConfig | None = None
     licence: str | None = "Apache-2.0"
 
 
-class OpenAIJsonlSource(_Source):
+class OpenAIJsonlSource(_FileSource):
     """One's own examples: chat JSONL with `messages` and, where they differ from `DataConfig.tools`, `tools`."""
 
     kind: Literal["openai_jsonl"]
-    path: Path
 
 
-SourceConfig = Annotated[SynthSource | ToolBenchSource | OpenAIJsonlSource, Field(discriminator="kind")]
+class XlamSource(_FileSource):
+    """xLAM's shape: `query`, `tools` and `answers` (Salesforce/xlam-function-calling-60k)."""
+
+    kind: Literal["xlam"]
+    licence: str | None = "CC-BY-4.0"
+
+
+class HermesSource(_FileSource):
+    """Hermes' shape: `conversations` with `<tool_call>` tags (NousResearch/hermes-function-calling-v1)."""
+
+    kind: Literal["hermes"]
+    licence: str | None = "Apache-2.0"
+
+
+class ShareGptSource(_FileSource):
+    """ShareGPT with `function_call` and `observation` turns, or Glaive's `system` and `chat` texts."""
+
+    kind: Literal["sharegpt"]
+
+
+class When2CallSource(_FileSource):
+    """When2Call's training rows (nvidia/When2Call): when to call, to ask back, and to say that no tool fits."""
+
+    kind: Literal["when2call"]
+    files: tuple[str, ...] = Field(default=("train/when2call_train_sft.jsonl",), min_length=1)
+    licence: str | None = "CC-BY-4.0"
+
+
+class DispatchLogSource(_FileSource):
+    """What our own server wrote about the calls that it dispatched; data/sources/dispatch_log.py has the format.
+
+    `only_corrected` keeps the entries that somebody corrected, and leaves out what the model merely said.
+    """
+
+    kind: Literal["dispatch_log"]
+    only_corrected: bool = False
+
+
+FileSource = (
+    ToolBenchSource
+    | OpenAIJsonlSource
+    | XlamSource
+    | HermesSource
+    | ShareGptSource
+    | When2CallSource
+    | DispatchLogSource
+)
+SourceConfig = Annotated[SynthSource | FileSource, Field(discriminator="kind")]
+
+
+class AugmentConfig(_Section):
+    """Changes to training conversations, each to a share of them drawn by the run's seed; all off by default.
+
+    Held-out conversations are never changed.
+    """
+
+    no_call: float = Field(default=0, ge=0, le=1, description="first calls whose tool is taken off the list")
+    distractors: float = Field(default=0, ge=0, le=1, description="conversations that get similar tools added")
+    max_distractors: int = Field(default=3, ge=1, le=16)
+    mask_names: float = Field(default=0, ge=0, le=1, description="conversations with made-up tool and parameter names")
+    shuffle_tools: float = Field(default=0, ge=0, le=1, description="conversations whose tools change order")
 
 
 class DataConfig(_Section):
@@ -60,7 +159,16 @@ class DataConfig(_Section):
     )
     eval_fraction: float = Field(default=0.02, ge=0, lt=1, description="share of dialogues held out from training")
     max_length_tokens: int = Field(default=2048, ge=16, description="a longer conversation is rejected, never cut")
+    # Generated conversations are never shortened: they are made to measure.
+    fit: tuple[FitStep, ...] = Field(default=tuple(FitStep), description="how longer ones are made to fit first")
+    join_prefixes: bool = Field(
+        default=True, description="rows that are beginnings of a longer one become one conversation, each turn trained"
+    )
+    augment: AugmentConfig = AugmentConfig()
     # Below 0.8 the search for candidates (data/near_duplicates.py) would start to miss pairs.
     near_duplicate_threshold: float | None = Field(
         default=0.9, ge=0.8, le=1, description="Jaccard similarity; None: keep all"
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="processes; None: one for each core. The result does not depend on it"
     )

@@ -44,7 +44,10 @@ class OverlapIndex:
 
     def match(self, conversation: Conversation) -> tuple[str, str] | None:
         """`(case_text, shared words)` of the first user turn that overlaps; None where none does."""
-        turns = [message.content for message in conversation.messages if message.role is Role.USER]
+        return self.match_texts(tuple(m.content for m in conversation.messages if m.role is Role.USER))
+
+    def match_texts(self, turns: tuple[str, ...]) -> tuple[str, str] | None:
+        """The same for the user's turns alone."""
         for position, text in enumerate(turns):
             words = normalized_words(text)
             if words in self._whole and (position == 0 or len(words) >= MIN_REPLY_WORDS):

@@ -1,26 +1,45 @@
-"""The data stage: read every source, clean, split and write train.jsonl, heldout.jsonl and the data card."""
+"""The data stage: read every source, clean, split and write train.jsonl, heldout.jsonl and the data card.
+
+First every row is read and checked by itself, in as many processes as there are cores, to shards on disk; then one
+process decides over all of them what is written. Killed, it goes on from the last whole shard.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from data.card import CardBuilder, CardError, DataCard
-from data.clean import Cleaner, CountTokens
-from data.config import DataConfig, SourceConfig, SynthSource
-from data.rejected import Rejected
+from data.card import CardError, DataCard
+from data.card_builder import CardBuilder
+from data.card_pages import markdown, page
+from data.config import DataConfig, SourceConfig, SynthSource, ToolBenchSource
+from data.fit import CountTokens
+from data.groups import read_categories
+from data.hub import fetched
+from data.join import Decisions, Fate, decide
+from data.progress import Progress
+from data.rejected import Rejected, RejectReason, sample_of
+from data.shards import Record, read_records, read_with_lines
 from data.sources import check_source, read_source
-from data.sources.files import content_hash
-from data.split import Split, split_of
-from data.store import ConversationWriter, data_hash
+from data.sources.files import content_hash, data_files
+from data.split import Split
+from data.store import ConversationWriter, data_hash, with_trained_turns
+from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
-from tinydispatch.tools import Tool
+from tinydispatch.tools import Conversation, Tool
 
-_CARD_JSON, _CARD_MARKDOWN = "data_card.json", "data_card.md"
+_CARD_JSON, _CARD_MARKDOWN, _CARD_HTML = "data_card.json", "data_card.md", "data_card.html"
+_WORK = ".work"
+# Distractors are drawn from the tools of so many rows of each source.
+_POOL_ROWS = 2000
+
+CaseTexts = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 class EmptyDataError(ValueError):
@@ -41,36 +60,58 @@ def prepare(
     *,
     seed: int,
     out_dir: Path,
-    case_texts: Sequence[str],
+    case_texts: CaseTexts,
     count_tokens: CountTokens | None,
 ) -> PreparedData:
-    """Write `data/train.jsonl`, `data/heldout.jsonl`, `data_card.md` and, last, `data_card.json` under `out_dir`.
+    """Write `data/train.jsonl`, `data/heldout.jsonl`, `data_card.md`, `.html` and, last, `.json` under `out_dir`.
 
-    Deterministic: the same sources and seed give the same bytes. Rows stream through, so memory holds only what finds
-    duplicates. Killed on the way, it leaves what was there before, or no `data_card.json`.
+    Deterministic: the same sources and seed give the same bytes, whatever the number of processes. Killed on the way,
+    it leaves what was there before, or no `data_card.json`; called again with the same arguments, it goes on.
 
     Args:
-        seed: for the generator; which side of the split a dialogue is on does not depend on it.
-        case_texts: what users say in evaluation cases; rows that share it are rejected.
-        count_tokens: length of a conversation as the model reads it; None leaves the length unchecked.
+        seed: for the generator and for changes on purpose; which side of the split a dialogue is on does not depend
+            on it.
+        case_texts: what users say in evaluation cases, best by suite; rows that share it are rejected.
+        count_tokens: length of a conversation as the model reads it; None leaves the length unchecked. It is handed to
+            other processes, so it can be pickled: see `TokenCounter`.
 
     Raises:
-        DataFileError, ToolError: a file that cannot be used, before anything is written.
+        DataFileError, ToolError: a file that cannot be used.
         EmptyDataError: every row was rejected, or all of them are held out.
     """
     for index, source in enumerate(config.sources):
         check_source(source, f"data.sources.{index}")
     default_tools = load_tools(config.tools) if config.tools is not None else bundled_tools()
-    builder = CardBuilder("tokens" if count_tokens else "characters", len(case_texts))
-    cleaner = Cleaner(config, case_texts, count_tokens)
+    config = config.model_copy(update={"sources": tuple(map(fetched, config.sources))})
+    suites = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
+    job = _job(config, seed, suites, count_tokens, default_tools, out_dir)
+    builder = CardBuilder("tokens" if count_tokens else "characters", suites)
+    try:
+        prepared = _prepare(job, builder, out_dir)
+    except ValueError:
+        # The user has to change something, and then nothing of this will fit.
+        shutil.rmtree(job.folder.parent, ignore_errors=True)
+        raise
+    shutil.rmtree(job.folder.parent)
+    return prepared
+
+
+def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
+    config = job.config
+    progress = Progress(_total_bytes(config))
+    try:
+        shards = write_shards(job, progress)
+    finally:
+        progress.close()
+    sources = list(zip(config.sources, shards, strict=True))
+    decisions = decide(lambda: _records(job.folder, sources), config.near_duplicate_threshold)
     paths = _paths(out_dir)
     with ConversationWriter(paths[Split.TRAIN]) as train, ConversationWriter(paths[Split.HELDOUT]) as heldout:
         writers = {Split.TRAIN: train, Split.HELDOUT: heldout}
-        for source in config.sources:
-            _read_into(source, seed, default_tools, config.eval_fraction, cleaner, builder, writers)
+        _write_rows(job.folder, sources, decisions, builder, writers)
         _require_training_rows(builder, config)
         digest = data_hash(train.finish(), heldout.finish())
-        card = builder.build([_provenance(source, seed) for source in config.sources], digest)
+        card = builder.build([_provenance(source, job.seed) for source in config.sources], digest)
         _commit(out_dir, writers, card)
     return PreparedData(paths[Split.TRAIN], paths[Split.HELDOUT], card)
 
@@ -91,32 +132,129 @@ def _paths(out_dir: Path) -> dict[Split, Path]:
     return {split: out_dir / "data" / f"{split}.jsonl" for split in Split}
 
 
-def _read_into(
-    source: SourceConfig,
-    seed: int,
-    default_tools: Sequence[Tool],
-    eval_fraction: float,
-    cleaner: Cleaner,
+_Sources = Sequence[tuple[SourceConfig, tuple[int, ...]]]
+
+
+def _records(folder: Path, sources: _Sources) -> Iterator[Record]:
+    for source, shards in sources:
+        rows = (record for shard in shards for record in read_records(folder, shard))
+        yield from islice(rows, source.max_rows)
+
+
+def _write_rows(
+    folder: Path,
+    sources: _Sources,
+    decisions: Decisions,
     builder: CardBuilder,
     writers: Mapping[Split, ConversationWriter],
 ) -> None:
-    builder.start_source()
-    total = source.count if isinstance(source, SynthSource) else source.max_rows
-    rows = read_source(source, seed=seed, default_tools=default_tools)
-    for row in tqdm(rows, desc=f"prepare {source.kind}", total=total, unit="row", disable=None):
-        result = row if isinstance(row, Rejected) else cleaner.clean(row)
-        if isinstance(result, Rejected):
-            builder.add_rejected(result)
-            continue
-        split = split_of(result.conversation.dialogue_id, eval_fraction)
-        writers[split].write_line(result.line)
-        builder.add_kept(result, split)
+    position = 0
+    for source, shards in sources:
+        builder.start_source()
+        rows = (row for shard in shards for row in read_with_lines(folder, shard))
+        for record, line in islice(rows, source.max_rows):
+            _write_row(position, record, line, decisions, builder, writers)
+            position += 1
+
+
+def _write_row(
+    position: int,
+    record: Record,
+    line: bytes,
+    decisions: Decisions,
+    builder: CardBuilder,
+    writers: Mapping[Split, ConversationWriter],
+) -> None:
+    if record.reason:
+        builder.add_rejected(record.rejected())
+        return
+    verdict = decisions.verdict(position, record)
+    if verdict.fate is Fate.JOINED:
+        builder.add_kept(record, is_joined=True)
+    elif verdict.fate is Fate.WRITTEN:
+        text = line.decode()
+        split = Split.TRAIN if record.side == Split.TRAIN else Split.HELDOUT
+        writers[split].write_line(with_trained_turns(text, verdict.joined) if verdict.joined else text)
+        builder.add_kept(record)
+    else:
+        builder.add_rejected(
+            Rejected(RejectReason(verdict.fate), verdict.detail, record.row_id, sample_of(record.text))
+        )
+
+
+def _job(
+    config: DataConfig,
+    seed: int,
+    suites: Mapping[str, Sequence[str]],
+    count_tokens: CountTokens | None,
+    default_tools: Sequence[Tool],
+    out_dir: Path,
+) -> Job:
+    pool: list[Tool] = []
+    if config.augment.distractors:
+        for source in config.sources:
+            rows = islice(read_source(source, seed=seed, default_tools=default_tools), _POOL_ROWS)
+            pool += [tool for row in rows if isinstance(row, Conversation) for tool in row.tools]
+    groups = [source.groups if isinstance(source, ToolBenchSource) else None for source in config.sources]
+    return Job(
+        config=config,
+        seed=seed,
+        case_texts=tuple(text for texts in suites.values() for text in texts),
+        count_tokens=count_tokens,
+        default_tools=tuple(map(replace, default_tools)),  # without the validators that they have made since
+        tool_pool=tuple(replace(tool) for tool in {tool.name: tool for tool in pool}.values()),
+        categories=tuple(read_categories(group.queries) if group is not None else None for group in groups),
+        folder=_work_folder(config, seed, suites, count_tokens, default_tools, out_dir),
+    )
+
+
+def _work_folder(
+    config: DataConfig,
+    seed: int,
+    suites: Mapping[str, Sequence[str]],
+    count_tokens: CountTokens | None,
+    default_tools: Sequence[Tool],
+    out_dir: Path,
+) -> Path:
+    """Where shards lie; its name changes with everything that decides what is in them. Older ones are removed."""
+    here = Path(__file__).parent
+    code = [*sorted(here.rglob("*.py")), *sorted((here.parent / "tinydispatch").glob("*.py"))]
+    parts = [
+        config.model_dump_json(exclude={"workers"}),
+        seed,
+        {suite: list(texts) for suite, texts in suites.items()},
+        _counter_mark(count_tokens),
+        [tool.to_openai() for tool in default_tools],
+        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in [*_inputs(config), *code]],
+    ]
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    folder = out_dir / "data" / _WORK / name
+    for other in folder.parent.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _counter_mark(count_tokens: CountTokens | None) -> object:
+    """What tells one way of counting from another; a counter that says nothing about itself counts as unlike any."""
+    mark = getattr(count_tokens, "fingerprint", None)
+    return mark if count_tokens is None or mark is not None else repr(count_tokens)
+
+
+def _inputs(config: DataConfig) -> list[Path]:
+    folders = [source.path for source in config.sources if not isinstance(source, SynthSource)]
+    return [file for folder in folders if folder is not None for file in data_files(folder)]
+
+
+def _total_bytes(config: DataConfig) -> int:
+    return sum(file.stat().st_size for file in _inputs(config))
 
 
 def _require_training_rows(builder: CardBuilder, config: DataConfig) -> None:
-    if builder.splits.get(Split.TRAIN):
+    if builder.train:
         return
-    if heldout := builder.splits.get(Split.HELDOUT, 0):
+    if heldout := builder.heldout:
         raise EmptyDataError(
             f"all {heldout} rows that passed are held out (data.eval_fraction is {config.eval_fraction}); "
             "set it lower or give more dialogues"
@@ -134,9 +272,10 @@ def _provenance(source: SourceConfig, seed: int) -> dict[str, Any]:
         made = f"{source.count} conversations from seed {seed}"
         licence = source.licence or "generated by this project: Apache-2.0"
         return {"kind": source.kind, "path": None, "licence": licence, "revision": source.revision or made}
+    assert source.path is not None
     return {
         "kind": source.kind,
-        "path": str(source.path),
+        "path": source.hub or str(source.path),
         "licence": source.licence or "not stated",
         "revision": source.revision or f"sha256 {content_hash(source.path)}",
     }
@@ -144,11 +283,12 @@ def _provenance(source: SourceConfig, seed: int) -> dict[str, Any]:
 
 def _commit(out_dir: Path, writers: Mapping[Split, ConversationWriter], card: DataCard) -> None:
     """Everything takes its place at once, as far as a file system can: without the card, nothing looks complete."""
-    partial = {name: out_dir / f".{name}.partial" for name in (_CARD_MARKDOWN, _CARD_JSON)}
-    partial[_CARD_MARKDOWN].write_text(card.to_markdown(), "utf-8")
-    partial[_CARD_JSON].write_text(card.to_json(), "utf-8")
+    pages = {_CARD_MARKDOWN: markdown(card), _CARD_HTML: page(card), _CARD_JSON: card.to_json()}  # JSON last
+    partial = {name: out_dir / f".{name}.partial" for name in pages}
+    for name, text in pages.items():
+        partial[name].write_text(text, "utf-8")
     (out_dir / _CARD_JSON).unlink(missing_ok=True)
     for writer in writers.values():
         writer.commit()
-    for name in (_CARD_MARKDOWN, _CARD_JSON):
+    for name in pages:
         partial[name].replace(out_dir / name)

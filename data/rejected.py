@@ -17,6 +17,7 @@ class RejectReason(StrEnum):
     UNSUPPORTED_CONTENT = "unsupported_content"
     INVALID_ANSWER = "invalid_answer"
     GAVE_UP = "gave_up"
+    NOT_ACCEPTED = "not_accepted"
     THOUGHT_ONLY = "thought_only"
     MALFORMED_CALL = "malformed_call"
     INVALID_TOOLS = "invalid_tools"
@@ -33,6 +34,7 @@ class RejectReason(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     EVALUATION_OVERLAP = "evaluation_overlap"
     TOO_LONG = "too_long"
+    HELDOUT_TOOL = "heldout_tool"
 
     @property
     def meaning(self) -> str:
@@ -46,6 +48,7 @@ _MEANINGS = {
     RejectReason.UNSUPPORTED_CONTENT: "a message holds something other than text",
     RejectReason.INVALID_ANSWER: "the source itself marks the answer as not valid",
     RejectReason.GAVE_UP: "the dialogue ends in giving up",
+    RejectReason.NOT_ACCEPTED: "the answer was refused, or not corrected, and nobody said what is right",
     RejectReason.THOUGHT_ONLY: "the last turn is a thought without an action",
     RejectReason.MALFORMED_CALL: "a call whose arguments cannot be read as an object",
     RejectReason.INVALID_TOOLS: "the list of tools cannot be read, is empty or holds no JSON schema",
@@ -61,7 +64,8 @@ _MEANINGS = {
     RejectReason.DUPLICATE: "equal to an earlier row",
     RejectReason.NEAR_DUPLICATE: "the same answer to nearly the same request as an earlier row",
     RejectReason.EVALUATION_OVERLAP: "shares its request with an evaluation case",
-    RejectReason.TOO_LONG: "longer than max_length_tokens",
+    RejectReason.TOO_LONG: "longer than max_length_tokens, whatever was shortened",
+    RejectReason.HELDOUT_TOOL: "offers a tool or category that training must not see, and belongs to no held-out group",
 }
 
 
@@ -85,6 +89,7 @@ class Repair(StrEnum):
     ENUM_DROPPED = "enum_dropped"
     REQUIRED_UNLISTED = "required_unlisted"
     MISSING_RETURN_TYPE = "missing_return_type"
+    ANSWER_CORRECTED = "answer_corrected"
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Rejected:
     detail: str
     row_id: str
     sample: str = ""
+    about: str = ""  # the evaluation text that an overlapping row shares
 
 
 class RowError(ValueError):
@@ -108,7 +114,10 @@ class RowError(ValueError):
 
 def sample_of(value: Any) -> str:
     """The beginning of a raw value, short enough for the data card."""
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except RecursionError:
+        text = f"{type(value).__name__} nested too deeply to be shown"
     # A row may be rejected for half a surrogate pair; its sample still has to be written.
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _SAMPLE_CHARS else text[:_SAMPLE_CHARS] + "…"

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from data.sources.categories import Behaviour, behaviour_of
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall
 
 _MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_name", "is_trained"})
@@ -31,27 +32,44 @@ def encode(conversation: Conversation) -> str:
     Raises:
         StoreError: a value that JSON or UTF-8 cannot express: infinity, a date, half a surrogate pair.
     """
-    value: dict[str, Any] = {
-        "messages": [_message_to_json(message) for message in conversation.messages],
-        "tools": [
-            {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-            for tool in conversation.tools
-        ],
-        "source": str(conversation.source),
-        "category": str(conversation.category),
-    }
-    if conversation.dialogue_id:
-        value["dialogue_id"] = conversation.dialogue_id
-    if conversation.reference_date is not None:
-        value["reference_date"] = conversation.reference_date.isoformat()
-    if conversation.metadata:
-        value["metadata"] = dict(conversation.metadata)
     try:
-        line = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        messages = ",".join(message_text(message) for message in conversation.messages)
+        rest: dict[str, Any] = {"source": str(conversation.source), "category": str(conversation.category)}
+        if conversation.dialogue_id:
+            rest["dialogue_id"] = conversation.dialogue_id
+        if conversation.reference_date is not None:
+            rest["reference_date"] = conversation.reference_date.isoformat()
+        if conversation.metadata:
+            rest["metadata"] = dict(conversation.metadata)
+        line = f'{{"messages":[{messages}],"tools":{tools_text(conversation.tools)},{_to_json(rest)[1:]}'
         line.encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"conversation {conversation.dialogue_id!r} cannot be stored: {error}") from error
     return line
+
+
+def message_text(message: Message) -> str:
+    """A message as it stands in its line."""
+    return _to_json(_message_to_json(message))
+
+
+# One entry, because the rows of one dialogue follow each other and share their tuple of tools.
+_last_tools: list[tuple[tuple[Tool, ...], str]] = []
+
+
+def tools_text(tools: tuple[Tool, ...]) -> str:
+    """The tools as they stand in their line."""
+    if _last_tools and _last_tools[0][0] is tools:
+        return _last_tools[0][1]
+    text = _to_json(
+        [{"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools]
+    )
+    _last_tools[:] = [(tools, text)]
+    return text
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def decode(line: str) -> Conversation:
@@ -83,6 +101,16 @@ def decode(line: str) -> Conversation:
         raise StoreError(f"key {error} is missing") from error
     except (TypeError, AttributeError, ValueError) as error:
         raise StoreError(f"not a stored conversation: {error}") from error
+
+
+def with_trained_turns(line: str, indices: Iterable[int]) -> str:
+    """A stored line in which the assistant turns at these message indices are trained as well."""
+    value = json.loads(line)
+    for index in indices:
+        value["messages"][index].pop("is_trained", None)
+    if value["category"] in tuple(Behaviour):
+        value["category"] = str(behaviour_of([_message_from_json(message) for message in value["messages"]]))
+    return _to_json(value)
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 
+from data.fit import CountTokens
+from data.lengths import TokenCounter
 from data.prepare import EmptyDataError, prepare
 from data.sources.files import DataFileError
-from eval.cases import load_case_texts
+from data.work import WorkerDiedError
+from eval.cases import load_suite, shipped_suites
 from eval.places import SuiteError
 from tinydispatch.tools import ToolError
 from training.config import load_run_config
-from training.dataset import count_tokens
 from training.errors import ConfigError, ModelNotFoundError, TokenizerError
 from training.hub import resolve_model
-from training.tokenizer import load_tokenizer
 
 _USER_ERRORS = (
     ConfigError,
@@ -26,7 +28,22 @@ _USER_ERRORS = (
     SuiteError,
     TokenizerError,
     ToolError,
+    WorkerDiedError,
 )
+
+
+def token_counter(model_dir: Path) -> CountTokens:
+    """What counts tokens as the model's own tokenizer and chat template do."""
+    # Imported here: transformers takes seconds, and processes that only read rows import this module as well.
+    from training.tokenizer import load_tokenizer
+
+    return TokenCounter.of(load_tokenizer(model_dir))
+
+
+def case_texts_by_suite() -> dict[str, list[str]]:
+    """What users say in the cases of each shipped suite; a derived suite repeats its parent's words."""
+    suites = [suite for suite in map(load_suite, shipped_suites()) if not suite.is_derived]
+    return {suite.name: [text for case in suite.cases for text in case.user_texts] for suite in suites}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,25 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="a YAML file, or the name of one in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.eval_fraction=0.05")
     arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("data").setLevel(logging.INFO)  # how far it is, where there is no terminal to draw a bar on
     try:
         run = load_run_config(arguments.config, arguments.overrides)
         # The tokenizer alone says how long a row is; weights are not loaded.
-        tokenizer = load_tokenizer(resolve_model(run.model))
+        counter = token_counter(resolve_model(run.model))
         prepared = prepare(
-            run.data,
-            seed=run.seed,
-            out_dir=run.run_dir,
-            case_texts=load_case_texts(),
-            count_tokens=partial(count_tokens, tokenizer=tokenizer),
+            run.data, seed=run.seed, out_dir=run.run_dir, case_texts=case_texts_by_suite(), count_tokens=counter
         )
     except _USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     card = prepared.card
-    print(f"{card.read} rows read: {card.train} for training, {card.heldout} held out")
+    joined = f", {card.joined} joined into these" if card.joined else ""
+    print(f"{card.read} rows read: {card.train} for training, {card.heldout} held out{joined}")
     for reason, count in card.rejected.items():
         print(f"  {count:>8} rejected: {reason}")
-    print(f"{prepared.train_path}\n{prepared.heldout_path}\n{run.run_dir / 'data_card.md'}")
+    print(f"{prepared.train_path}\n{prepared.heldout_path}\n{run.run_dir / 'data_card.html'}")
     return 0
 
 

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data.config import OpenAIJsonlSource, SourceConfig, SynthSource, ToolBenchSource
+from data.config import (
+    DispatchLogSource,
+    FileSource,
+    HermesSource,
+    OpenAIJsonlSource,
+    ShareGptSource,
+    SourceConfig,
+    SynthSource,
+    ToolBenchSource,
+    When2CallSource,
+    XlamSource,
+)
 from data.rejected import Rejected, RejectReason, sample_of
-from data.sources.files import DataFileError, RawRow, data_files, iter_rows, require_exists
+from data.sources.dispatch_log import conversation_from_log
+from data.sources.files import DataFileError, Piece, RawRow, data_files, iter_pieces, read_piece, require_exists
+from data.sources.hermes import conversation_from_hermes
 from data.sources.openai_chat import conversation_from_openai
+from data.sources.sharegpt import conversation_from_sharegpt
 from data.sources.toolbench_answers import conversations_from_answer
 from data.sources.toolbench_rows import conversation_from_train_row
+from data.sources.when2call import conversation_from_when2call
+from data.sources.xlam import conversation_from_xlam
 from tinydispatch.tools import Conversation, Tool
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process reads at a time: a piece of a large file, or several small ones; or a file's error.
+
+    `error` is set where a file of a folder cannot be cut into rows; it counts as one rejected row.
+    """
+
+    pieces: tuple[Piece, ...] = ()
+    error: RawRow | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """How much of the source's files this is."""
+        return sum(piece.n_bytes for piece in self.pieces)
 
 
 def check_source(source: SourceConfig, key: str) -> None:
@@ -24,9 +57,13 @@ def check_source(source: SourceConfig, key: str) -> None:
     Raises:
         DataFileError: the path does not exist, or a folder holds no data.
     """
-    if isinstance(source, ToolBenchSource | OpenAIJsonlSource):
+    if isinstance(source, SynthSource):
+        return
+    if source.path is not None:
         require_exists(source.path, f"{key}.path")
         data_files(source.path)
+    if isinstance(source, ToolBenchSource) and source.groups is not None:
+        require_exists(source.groups.queries, f"{key}.groups.queries")
 
 
 def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool]) -> Iterator[Conversation | Rejected]:
@@ -35,14 +72,95 @@ def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool
     Raises:
         DataFileError: a file cannot be read as a whole. Single bad rows come back as `Rejected`.
     """
-    match source:
-        case SynthSource():
-            rows = _read_synth(source.count, seed)
-        case ToolBenchSource():
-            rows = _read_toolbench(source.path, source.keep_thoughts)
-        case OpenAIJsonlSource():
-            rows = _read_openai(source.path, default_tools)
+    if isinstance(source, SynthSource):
+        return islice(_read_synth(source.count, seed), source.max_rows)
+    rows = (row for part in iter_parts(source) for row in read_part(source, part, default_tools))
     return islice(rows, source.max_rows)
+
+
+def iter_parts(source: FileSource) -> Iterator[Part]:
+    """Cut a source's files; parts depend on the files alone, so the same parts come back after a restart.
+
+    Raises:
+        DataFileError: a single file cannot be read as a whole. In a folder of many, that file is one rejected row.
+    """
+    assert source.path is not None, "a Hub data set is fetched before it is read"
+    is_folder = source.path.is_dir()
+    waiting: list[Piece] = []
+    for file in data_files(source.path):
+        label = str(file.relative_to(source.path)) if is_folder else file.name
+        try:
+            for piece in iter_pieces(file, label, source.max_rows):
+                waiting.append(piece)
+                if sum(each.n_bytes for each in waiting) >= _PART_BYTES or len(waiting) >= _PART_FILES:
+                    yield Part(tuple(waiting))
+                    waiting = []
+        except DataFileError as error:
+            if not is_folder:
+                raise
+            yield Part(tuple(waiting), RawRow(label, "", str(error)))
+            waiting = []
+    if waiting:
+        yield Part(tuple(waiting))
+
+
+# A quarter of a piece: pieces of large files go alone, small files together.
+_PART_BYTES, _PART_FILES = 1 << 20, 256
+
+
+def read_part(source: FileSource, part: Part, default_tools: Sequence[Tool]) -> Iterator[Conversation | Rejected]:
+    """The rows of one part.
+
+    Raises:
+        DataFileError: a file is gone since it was cut, or Parquet cannot read it.
+    """
+    for piece in part.pieces:
+        for row in read_piece(piece):
+            yield from conversations_of(source, row, piece.path, default_tools)
+    if part.error is not None:
+        yield _not_json(part.error)
+
+
+def conversations_of(
+    source: FileSource, row: RawRow, file: Path, default_tools: Sequence[Tool]
+) -> Iterator[Conversation | Rejected]:
+    """What one row gives: one conversation or rejection as a rule, one for each prefix of a raw ToolBench answer."""
+    try:
+        yield from _adapted(source, row, file, default_tools)
+    except RecursionError:
+        # Adapters look at values of any shape in many places; JSON may nest deeper than Python's stack.
+        yield Rejected(RejectReason.MALFORMED_ROW, "nested too deeply", row.row_id, sample_of(row.value))
+
+
+def _adapted(
+    source: FileSource, row: RawRow, file: Path, default_tools: Sequence[Tool]
+) -> Iterator[Conversation | Rejected]:
+    if row.error is not None:
+        yield _not_json(row)
+        return
+    value, row_id = row.value, row.row_id
+    match source:
+        case ToolBenchSource(keep_thoughts=keep) if isinstance(value, dict) and "answer_generation" in value:
+            group = file.parent.name if source.path is not None and source.path.is_dir() else ""
+            yield from conversations_from_answer(value, row_id, keep_thoughts=keep, group=group)
+        case ToolBenchSource(keep_thoughts=keep):
+            yield conversation_from_train_row(value, row_id, keep_thoughts=keep)
+        case OpenAIJsonlSource():
+            yield conversation_from_openai(value, row_id, default_tools)
+        case XlamSource():
+            yield conversation_from_xlam(value, row_id)
+        case HermesSource():
+            yield conversation_from_hermes(value, row_id)
+        case ShareGptSource():
+            yield conversation_from_sharegpt(value, row_id)
+        case When2CallSource():
+            yield conversation_from_when2call(value, row_id)
+        case DispatchLogSource(only_corrected=only):
+            yield conversation_from_log(value, row_id, default_tools, only_corrected=only)
+
+
+def _not_json(row: RawRow) -> Rejected:
+    return Rejected(RejectReason.NOT_JSON, row.error or "", row.row_id, sample_of(row.value))
 
 
 def _read_synth(count: int, seed: int) -> Iterator[Conversation | Rejected]:
@@ -50,35 +168,3 @@ def _read_synth(count: int, seed: int) -> Iterator[Conversation | Rejected]:
     from data.synth.generate import generate
 
     yield from generate(count, seed)
-
-
-def _read_toolbench(path: Path, keep_thoughts: bool) -> Iterator[Conversation | Rejected]:
-    for file, row in _rows_below(path):
-        if row.error is not None:
-            yield Rejected(RejectReason.NOT_JSON, row.error, row.row_id, sample_of(row.value))
-        elif isinstance(row.value, dict) and "answer_generation" in row.value:
-            group = file.parent.name if path.is_dir() else ""
-            yield from conversations_from_answer(row.value, row.row_id, keep_thoughts=keep_thoughts, group=group)
-        else:
-            yield conversation_from_train_row(row.value, row.row_id, keep_thoughts=keep_thoughts)
-
-
-def _read_openai(path: Path, default_tools: Sequence[Tool]) -> Iterator[Conversation | Rejected]:
-    for _, row in _rows_below(path):
-        if row.error is not None:
-            yield Rejected(RejectReason.NOT_JSON, row.error, row.row_id, sample_of(row.value))
-        else:
-            yield conversation_from_openai(row.value, row.row_id, default_tools)
-
-
-def _rows_below(path: Path) -> Iterator[tuple[Path, RawRow]]:
-    """Rows of the file, or of every file below the folder: there one broken file among thousands is a rejected row."""
-    for file in data_files(path):
-        label = str(file.relative_to(path)) if path.is_dir() else file.name
-        try:
-            for row in iter_rows(file, label):
-                yield file, row
-        except DataFileError as error:
-            if not path.is_dir():
-                raise
-            yield file, RawRow(label, "", str(error))

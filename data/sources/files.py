@@ -1,4 +1,7 @@
-"""Rows out of files, one at a time: a 2 GB array is never held in memory, and every row gets an id to find it by."""
+"""Rows out of files, in pieces that any process can read by itself: a 2 GB array is never held in memory.
+
+Every row gets an id to find it by, which does not depend on how the file was cut into pieces.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-_CHUNK_CHARS = 1 << 20
-# No row of any known set comes near; an unclosed bracket would otherwise read the whole file into memory.
-_MAX_ROW_CHARS = 1 << 26
-_GAP = " \t\r\n,"
+import msgspec
+
+from data.sources.cutter import BLOCK_BYTES, CutError, Span, cut_rows
+
+# About 500 ToolBench rows: a second's work, so that little is lost by a kill and processes end together.
+PIECE_BYTES = 1 << 22
 
 
 class DataFileError(ValueError):
@@ -28,98 +33,155 @@ class RawRow:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one file that are read together.
+
+    Bytes `start` to `end` hold lines, the first of them with number `first`; or the JSON values at `spans`, the first
+    with index `first`. For Parquet `start` is the row group.
+    """
+
+    path: Path
+    label: str
+    first: int
+    start: int
+    end: int
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        """How much of the file is in this piece."""
+        return self.end - self.start
+
+
 def require_exists(path: Path, key: str) -> None:
     """Raises DataFileError naming the path and the config key that asked for it."""
     if not path.exists():
         raise DataFileError(f"{path}: no such file or folder; set '{key}' to where the data is")
 
 
-def iter_rows(path: Path, label: str = "") -> Iterator[RawRow]:
+def iter_rows(path: Path, label: str = "", max_rows: int | None = None) -> Iterator[RawRow]:
     """The rows of a `.json` array, a `.json` object (one row), a `.jsonl` or a `.parquet` file.
 
     Args:
         label: stands for the file in row ids; its name by default.
+        max_rows: no row after so many is looked for; a few more may come out of the last piece.
 
     Raises:
         DataFileError: the file as a whole cannot be read.
     """
-    label = label or path.name
+    for piece in iter_pieces(path, label or path.name, max_rows):
+        yield from read_piece(piece)
+
+
+def iter_pieces(path: Path, label: str, max_rows: int | None = None) -> Iterator[Piece]:
+    """Cut a file, without parsing it. The pieces depend on the file alone.
+
+    Raises:
+        DataFileError: the file as a whole cannot be read.
+    """
     if path.suffix == ".parquet":
-        yield from _iter_parquet(path, label)
+        yield from _parquet_pieces(path, label)
         return
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as stream:
-            if path.suffix == ".jsonl":
-                yield from _iter_lines(label, stream)
-            else:
-                yield from _iter_json(path, label, stream)
+        with path.open("rb") as stream:
+            cut = _line_pieces if path.suffix == ".jsonl" else _array_pieces
+            yield from cut(path, label, stream, max_rows)
     except OSError as error:
         raise DataFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except CutError as error:
+        raise DataFileError(f"{path}: {error}") from error
 
 
-def _iter_lines(label: str, stream: TextIO) -> Iterator[RawRow]:
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        row_id = f"{label}:{number}"
-        try:
-            yield RawRow(row_id, json.loads(line))
-        except (ValueError, RecursionError) as error:
-            yield RawRow(row_id, line, str(error))
+def read_piece(piece: Piece) -> Iterator[RawRow]:
+    """Parse the rows of a piece; one that is not JSON comes back with its `error`.
+
+    Raises:
+        DataFileError: the file is gone, or Parquet cannot read it.
+    """
+    if piece.path.suffix == ".parquet":
+        yield from _read_row_group(piece)
+        return
+    try:
+        with piece.path.open("rb") as stream:
+            stream.seek(piece.start)
+            data = stream.read(piece.n_bytes)
+    except OSError as error:
+        raise DataFileError(f"{piece.path}: cannot be read: {error.strerror}") from error
+    if piece.spans:
+        for index, span in enumerate(piece.spans, piece.first):
+            yield _parsed(f"{piece.label}[{index}]", data[span.start - piece.start : span.end - piece.start])
+        return
+    for number, line in enumerate(data.split(b"\n"), piece.first):
+        if line := line.removeprefix(b"\xef\xbb\xbf").strip():
+            yield _parsed(f"{piece.label}:{number}", line)
 
 
-def _iter_json(path: Path, label: str, stream: TextIO) -> Iterator[RawRow]:
-    """An array is streamed; several objects one after the other (JSONL named .json) are as well."""
-    decoder = json.JSONDecoder()
-    buffer = stream.read(_CHUNK_CHARS).lstrip(_GAP)
-    if not buffer:
-        raise DataFileError(f"{path}: empty; expected a JSON array of rows")
-    is_array = buffer[0] == "["
-    position, index = (1, 0) if is_array else (0, 0)
-    while True:
-        position = _skip_gap(buffer, position)
-        if position == len(buffer):
-            if not (chunk := stream.read(_CHUNK_CHARS)):
-                break
-            buffer, position = chunk, 0
-            continue
-        if is_array and buffer[position] == "]":
+def _parsed(row_id: str, data: bytes) -> RawRow:
+    try:
+        return RawRow(row_id, msgspec.json.decode(data))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        pass
+    # The fast parser refuses some of what Python's reads (half a surrogate pair), and says less about the rest.
+    try:
+        return RawRow(row_id, json.loads(data.decode("utf-8")))
+    except (ValueError, RecursionError) as error:
+        return RawRow(row_id, data.decode("utf-8", "replace"), str(error))
+
+
+def _array_pieces(path: Path, label: str, stream: BinaryIO, max_rows: int | None) -> Iterator[Piece]:
+    spans: list[Span] = []
+    first = 0
+    for span in cut_rows(stream):
+        spans.append(span)
+        is_last = max_rows is not None and first + len(spans) >= max_rows
+        if span.end - spans[0].start >= PIECE_BYTES or is_last:
+            yield Piece(path, label, first, spans[0].start, span.end, tuple(spans))
+            first, spans = first + len(spans), []
+        if is_last:
             return
-        try:
-            value, end = decoder.raw_decode(buffer, position)
-        except (ValueError, RecursionError) as error:
-            chunk = stream.read(max(_CHUNK_CHARS, len(buffer) - position))  # doubling keeps re-reading linear
-            if not chunk or len(buffer) - position > _MAX_ROW_CHARS:
-                raise DataFileError(f"{path}: not JSON in row {index}: {error}") from error
-            buffer, position = buffer[position:] + chunk, 0
-            continue
-        yield RawRow(f"{label}[{index}]", value)
-        position, index = end, index + 1
-    if is_array:
-        raise DataFileError(f"{path}: the array is never closed after row {index - 1}: the file is cut off")
+    if spans:
+        yield Piece(path, label, first, spans[0].start, spans[-1].end, tuple(spans))
 
 
-def _skip_gap(text: str, position: int) -> int:
-    while position < len(text) and text[position] in _GAP:
-        position += 1
-    return position
+def _line_pieces(path: Path, label: str, stream: BinaryIO, max_rows: int | None) -> Iterator[Piece]:
+    first, n_rows = 1, 0
+    while lines := stream.readlines(PIECE_BYTES):
+        start = stream.tell() - sum(map(len, lines))
+        yield Piece(path, label, first, start, stream.tell())
+        first += len(lines)
+        n_rows += sum(not line.isspace() for line in lines)
+        if max_rows is not None and n_rows >= max_rows:
+            return
 
 
-def _iter_parquet(path: Path, label: str) -> Iterator[RawRow]:
+def _parquet_pieces(path: Path, label: str) -> Iterator[Piece]:
     # Imported here: it takes longer than everything else in this package, and most data is JSON.
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     try:
-        index = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
-            for value in batch.to_pylist():
-                yield RawRow(f"{label}[{index}]", value)
-                index += 1
+        metadata = parquet.ParquetFile(path).metadata
     except (OSError, pyarrow.ArrowException) as error:
         raise DataFileError(f"{path}: cannot be read as Parquet: {error}") from error
+    first = 0
+    for group in range(metadata.num_row_groups):
+        yield Piece(path, label, first, group, group + metadata.row_group(group).total_byte_size)
+        first += metadata.row_group(group).num_rows
+
+
+def _read_row_group(piece: Piece) -> Iterator[RawRow]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        index = piece.first
+        for batch in parquet.ParquetFile(piece.path).iter_batches(batch_size=256, row_groups=[piece.start]):
+            for value in batch.to_pylist():
+                yield RawRow(f"{piece.label}[{index}]", value)
+                index += 1
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataFileError(f"{piece.path}: cannot be read as Parquet: {error}") from error
 
 
 def content_hash(path: Path) -> str:
@@ -128,7 +190,7 @@ def content_hash(path: Path) -> str:
     for file in data_files(path):
         digest.update(file.relative_to(path).as_posix().encode())
         with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_CHARS):
+            while chunk := stream.read(BLOCK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
 

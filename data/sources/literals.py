@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,11 @@ def _first_value(text: str) -> tuple[Any, tuple[Repair, ...]]:
 
 
 def _python_literal(text: str) -> Any:
+    """The value of a literal; by way of JSON where the two differ only in quotes and in the words for constants."""
+    try:
+        return json_decoder(strict=True).decode(_STRING_OR_WORD.sub(_as_json, text))
+    except (ValueError, RecursionError):
+        pass  # tuples, hexadecimal numbers, strings side by side, or no literal at all
     try:
         tree = ast.parse(text, mode="eval")
         _refuse_repeated_keys(tree)
@@ -91,6 +97,21 @@ def _python_literal(text: str) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise LiteralError(f"neither JSON nor a Python literal: {type(error).__name__}: {error}") from error
+
+
+_STRING_OR_WORD = re.compile(r"""'([^'\\\n]*(?:\\.[^'\\\n]*)*)'|"([^"\\\n]*(?:\\.[^"\\\n]*)*)"|[^\W\d]\w*""")
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+
+
+def _as_json(found: re.Match[str]) -> str:
+    """One string or word of Python as JSON; a word that JSON lacks stays, and is refused there."""
+    text = found.group()
+    if text[0] not in "'\"":
+        return _WORDS.get(text, f"?{text}")
+    inside = text[1:-1]
+    if "\\" in inside or '"' in inside:
+        return json.dumps(ast.literal_eval(text), ensure_ascii=False)
+    return f'"{inside}"'
 
 
 def _refuse_repeated_keys(tree: ast.AST) -> None:

@@ -18,27 +18,33 @@ SOURCE = "openai_jsonl"
 _ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "function": Role.TOOL}
 
 
-def conversation_from_openai(row: Any, row_id: str, default_tools: Sequence[Tool]) -> Conversation | Rejected:
+def conversation_from_openai(
+    row: Any, row_id: str, default_tools: Sequence[Tool], *, source: str = SOURCE, repairs: Sequence[Repair] = ()
+) -> Conversation | Rejected:
     """One row → a conversation. Besides `messages` and `tools` it may hold `category`, `dialogue_id` (rows that must
     stay on one side of the split), `reference_date` ("2026-03-19") and `metadata`; other keys are ignored.
 
     `arguments` may be an object or a JSON string. `"weight": 0` on an assistant message keeps it out of the loss.
     A row without `tools` gets `default_tools`; `"tools": []` means that none are offered.
+
+    Args:
+        source: the adapter that brought the row into this shape.
+        repairs: what that adapter mended.
     """
     try:
         if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
             raise RowError(RejectReason.MALFORMED_ROW, "no list 'messages'")
-        repairs: list[Repair] = []
-        messages = _messages(row["messages"], repairs)
+        mended = list(repairs)
+        messages = _messages(row["messages"], mended)
         metadata = {**(_optional(row, "metadata", Mapping) or {}), "row_id": row_id}
-        if repairs:
-            metadata["repairs"] = sorted({str(repair) for repair in repairs})
+        if mended:
+            metadata["repairs"] = sorted({str(repair) for repair in mended})
         return Conversation(
             messages=messages,
             tools=_tools(row, default_tools),
-            source=SOURCE,
+            source=source,
             category=_optional(row, "category", str) or behaviour_of(messages),
-            dialogue_id=_optional(row, "dialogue_id", str) or _dialogue_id(messages),
+            dialogue_id=_optional(row, "dialogue_id", str) or dialogue_id_of(source, messages),
             reference_date=_reference_date(row),
             metadata=metadata,
         )
@@ -138,7 +144,7 @@ def _arguments_from_text(name: str, text: str, repairs: list[Repair]) -> dict[st
     return parsed.arguments
 
 
-def _dialogue_id(messages: Sequence[Message]) -> str:
+def dialogue_id_of(source: str, messages: Sequence[Message]) -> str:
     """Rows that ask the same belong together; the answer is left out on purpose."""
     requests = "\n".join(message.content for message in messages if message.role is Role.USER)
-    return f"{SOURCE}-{hashlib.sha256(requests.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    return f"{source}-{hashlib.sha256(requests.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

@@ -7,13 +7,13 @@ would count the first of them once per later step.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data.rejected import RejectReason, Repair, RowError
 from data.sources.categories import behaviour_of
+from data.sources.openai_chat import dialogue_id_of
 from data.sources.toolbench_tools import FINISH, ToolSet
 from tinydispatch.tools import Conversation, Message, Role, ToolCall
 
@@ -83,7 +83,7 @@ def build_conversation(
         tools=tools.tools,
         source=SOURCE,
         category=behaviour_of(masked),
-        dialogue_id=_dialogue_id(masked),
+        dialogue_id=dialogue_id_of(SOURCE, masked),
         metadata={**metadata, **named},
     )
 
@@ -126,9 +126,3 @@ def _final_answer(turn: ActionTurn, repairs: list[Repair]) -> str:
     if answer is not None and not isinstance(answer, str):
         raise RowError(RejectReason.MALFORMED_CALL, "Finish with a final_answer that is no text")
     return (answer or "").strip()
-
-
-def _dialogue_id(messages: Sequence[Message]) -> str:
-    """The same request is the same dialogue, whichever file or search it comes from."""
-    requests = "\n".join(message.content for message in messages if message.role is Role.USER)
-    return f"{SOURCE}-{hashlib.sha256(requests.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

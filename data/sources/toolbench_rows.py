@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
@@ -42,6 +43,8 @@ def conversation_from_train_row(row: Any, row_id: str, *, keep_thoughts: bool = 
         return Rejected(error.reason, error.detail, row_id, sample_of(row))
 
 
+# The rows of one dialogue repeat its earlier turns.
+@lru_cache(maxsize=1024)
 def parse_action(text: str) -> ActionTurn:
     """`Thought: … Action: … Action Input: {…}` → the last block whose arguments can be read.
 

@@ -110,7 +110,7 @@ def _tool(text: str) -> tuple[Tool, tuple[Repair, ...]]:
     """One entry as JSON → its tool: 16,000 APIs make up 126,000 lists."""
     entry = json.loads(text)
     name, repairs = entry["name"], list[Repair]()
-    allowed = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)[-_MAX_NAME_CHARS:]
+    allowed = allowed_name(name)
     if allowed != name:
         repairs.append(Repair.TOOL_RENAMED)
     parameters = entry.get("parameters")
@@ -121,6 +121,28 @@ def _tool(text: str) -> tuple[Tool, tuple[Repair, ...]]:
         return Tool(allowed, _description(entry.get("description")), schema), tuple(repairs)
     except ToolError as error:
         raise RowError(RejectReason.INVALID_TOOLS, str(error)) from error
+
+
+def allowed_name(name: str) -> str:
+    """A tool's name with the characters and the length that every server takes."""
+    return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)[-_MAX_NAME_CHARS:]
+
+
+def standard_name(name: str) -> str:
+    """A name as it stands in dialogues: `Ado-Stock!` → `ado_stock`, `2Captcha` → `get_2captcha`."""
+    flat = re.sub(r"_{2,}", "_", re.sub(r"[^\u4e00-\u9fa5a-zA-Z0-9_^]", "_", name)).lower().strip("_")
+    return f"get_{flat}" if flat[:1].isdigit() else flat
+
+
+def parameter_name(name: str) -> str:
+    """The same, with the words that Python reserves renamed: `from` → `is_from`."""
+    standard = standard_name(name)
+    return f"is_{standard}" if standard in _RESERVED else standard
+
+
+def api_name(api: str, tool: str) -> str:
+    """`Search` of `Simple YouTube Search` → `search_for_simple_youtube_search`."""
+    return f"{parameter_name(api)}_for_{standard_name(tool)}"[-_MAX_NAME_CHARS:]
 
 
 def _description(value: Any) -> str:
@@ -136,7 +158,7 @@ def _schema(spec: Mapping[str, Any], repairs: list[Repair], depth: int = 0) -> d
     if depth > _MAX_DEPTH:
         raise RowError(RejectReason.INVALID_TOOLS, f"parameters nested deeper than {_MAX_DEPTH}")
     schema: dict[str, Any] = {}
-    if (kind := _type(spec.get("type"), repairs)) is not None:
+    if (kind := json_type(spec.get("type"), repairs)) is not None:
         schema["type"] = kind
     if spec.get("description"):
         schema["description"] = str(spec["description"])
@@ -160,7 +182,7 @@ def _schema(spec: Mapping[str, Any], repairs: list[Repair], depth: int = 0) -> d
     return schema
 
 
-def _type(value: Any, repairs: list[Repair]) -> str | None:
+def json_type(value: Any, repairs: list[Repair]) -> str | None:
     """`STRING`, `DATE (YYYY-MM-DD)`, `Integer` → JSON schema's word; an unknown one says nothing about the value."""
     if value is None:
         return None

@@ -4,13 +4,18 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data.clean import Cleaner, Kept, check_conversation
+from data.clean import check_conversation
 from data.config import DataConfig, OpenAIJsonlSource
+from data.fit import CountTokens
+from data.join import decide
 from data.near_duplicates import NearDuplicateFilter
 from data.rejected import Rejected, RejectReason
+from data.screen import Screen
+from data.shards import Record
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall
 
 Weather = Callable[..., Conversation]
@@ -20,10 +25,17 @@ OSLO = Message(Role.ASSISTANT, "", (ToolCall("get_weather", {"location": "Oslo"}
 WRONG = Message(Role.ASSISTANT, "", (ToolCall("get_weather", {"place": "Oslo"}),))
 
 
-def outcomes(rows: Sequence[Conversation], case_texts: Sequence[str] = (), **config: object) -> list[str]:
-    cleaner = Cleaner(DataConfig(sources=(SOURCE,), **config), case_texts, None)  # type: ignore[arg-type]
-    results = [cleaner.clean(row) for row in rows]
-    return ["kept" if isinstance(result, Kept) else str(result.reason) for result in results]
+def screened(
+    rows: Sequence[Conversation], case_texts: Sequence[str] = (), count_tokens: CountTokens | None = None, **config: Any
+) -> list[Record]:
+    screen = Screen(DataConfig(sources=(SOURCE,), **config), seed=0, case_texts=case_texts, count_tokens=count_tokens)
+    return [row.record for row in screen.screen(rows, 0)]
+
+
+def outcomes(rows: Sequence[Conversation], case_texts: Sequence[str] = (), **config: Any) -> list[str]:
+    records = screened(rows, case_texts, **config)
+    decisions = decide(lambda: records, config.get("near_duplicate_threshold", 0.9))
+    return [record.reason or str(decisions.verdict(i, record).fate) for i, record in enumerate(records)]
 
 
 @pytest.mark.parametrize(
@@ -79,31 +91,32 @@ def test_half_a_character_is_rejected(weather: Weather) -> None:
 
 def test_an_equal_row_is_kept_once_whatever_its_source(weather: Weather) -> None:
     rows = [weather(), weather(source="other", dialogue_id="d2", metadata={"row_id": "z"})]
-    assert outcomes(rows, near_duplicate_threshold=None) == ["kept", "duplicate"]
+    assert outcomes(rows, near_duplicate_threshold=None) == ["written", "duplicate"]
 
 
 def test_other_tools_or_another_date_make_no_exact_duplicate(weather: Weather) -> None:
     rows = [weather(), weather(reference_date=dt.date(2026, 3, 19)), weather(tools=weather().tools[:1])]
-    assert outcomes(rows, near_duplicate_threshold=None) == ["kept", "kept", "kept"]
+    assert outcomes(rows, near_duplicate_threshold=None) == ["written", "written", "written"]
 
 
 def test_the_same_answer_to_nearly_the_same_request_is_a_near_duplicate(weather: Weather) -> None:
     request = "could you please tell me what the weather is going to be like in Oslo"
     rows = [weather(request), weather(f"{request.upper()}?!"), weather(f"Hm, {request}"), weather("weather oslo")]
-    assert outcomes(rows) == ["kept", "near_duplicate", "near_duplicate", "kept"]
+    assert outcomes(rows) == ["written", "near_duplicate", "near_duplicate", "written"]
 
 
 def test_like_requests_with_different_answers_are_no_duplicates(weather: Weather) -> None:
     request = "could you please tell me what the weather is going to be like in the city of {}"
     rows = [weather(request.format(city), {"location": city}) for city in ("Oslo", "Osla", "Bonn")]
-    assert outcomes(rows) == ["kept", "kept", "kept"]
+    assert outcomes(rows) == ["written", "written", "written"]
 
 
 def test_steps_of_one_dialogue_are_no_duplicates_even_with_the_same_call(weather: Weather) -> None:
     result = Message(Role.TOOL, "{}", tool_name="get_weather")
     first = weather(messages=(ASK, OSLO))
     second = weather(messages=(ASK, replace(OSLO, is_trained=False), result, OSLO))
-    assert outcomes([first, second]) == ["kept", "kept"]
+    assert outcomes([first, second]) == ["joined", "written"]
+    assert outcomes([first, second], join_prefixes=False) == ["written", "written"]
 
 
 def test_near_duplicates_are_found_among_many_rows_with_the_same_answer(weather: Weather) -> None:
@@ -115,32 +128,29 @@ def test_near_duplicates_are_found_among_many_rows_with_the_same_answer(weather:
 
 def test_a_row_that_overlaps_an_evaluation_case_is_rejected(weather: Weather) -> None:
     rows = [weather("What's the weather in Oslo?"), weather("tell me the weather in Bergen")]
-    assert outcomes(rows, case_texts=["what’s the weather in oslo"]) == ["evaluation_overlap", "kept"]
+    assert outcomes(rows, case_texts=["what’s the weather in oslo"]) == ["evaluation_overlap", "written"]
 
 
 def test_a_long_row_is_rejected_whole_and_never_cut(weather: Weather) -> None:
-    config = DataConfig(sources=(SOURCE,), max_length_tokens=16)
-    lengths = iter([16, 17])
-    cleaner = Cleaner(config, (), lambda _: next(lengths))
-    fits, long = cleaner.clean(weather("a b c d e")), cleaner.clean(weather("v w x y z"))
-    assert isinstance(fits, Kept)
-    assert fits.conversation == weather("a b c d e")
-    assert isinstance(long, Rejected)
+    def count(conversation: Conversation) -> int:
+        return {"a b c d e": 16, "v w x y z": 17}[conversation.messages[0].content]
+
+    fits, long = screened([weather("a b c d e"), weather("v w x y z")], (), count, max_length_tokens=16, fit=())
+    assert (fits.reason, fits.length) == ("", 16)
     assert (long.reason, long.detail) == (RejectReason.TOO_LONG, "17 tokens; at most 16 fit")
 
 
 def test_a_row_that_was_too_long_does_not_shadow_a_later_equal_one(weather: Weather) -> None:
-    config = DataConfig(sources=(SOURCE,), max_length_tokens=16)
-    lengths = iter([17, 3])
-    cleaner = Cleaner(config, (), lambda _: next(lengths))
-    assert isinstance(cleaner.clean(weather()), Rejected)
-    assert isinstance(cleaner.clean(weather()), Kept)
+    lengths = iter([3, 17])  # the rows of a part are looked at from the last one
+    records = screened([weather(), weather()], (), lambda _: next(lengths), max_length_tokens=16, fit=())
+    decisions = decide(lambda: records, 0.9)
+    assert records[0].reason == RejectReason.TOO_LONG
+    assert decisions.verdict(1, records[1]).fate == "written"
 
 
 def test_a_row_that_the_chat_template_refuses_is_rejected(weather: Weather) -> None:
     def refuse(_: Conversation) -> int:
         raise ValueError("roles must alternate")
 
-    result = Cleaner(DataConfig(sources=(SOURCE,)), (), refuse).clean(weather())
-    assert isinstance(result, Rejected)
-    assert (result.reason, result.detail) == (RejectReason.UNRENDERABLE, "roles must alternate")
+    record = screened([weather()], (), refuse)[0]
+    assert (record.reason, record.detail) == (RejectReason.UNRENDERABLE, "roles must alternate")

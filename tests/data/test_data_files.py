@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from data.config import OpenAIJsonlSource, ToolBenchSource
 from data.rejected import Rejected, RejectReason
 from data.sources import check_source, files, read_source
+from data.sources.cutter import cut_rows
 from data.sources.files import DataFileError, content_hash, iter_rows
 
 
@@ -23,15 +27,53 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("chunk_chars", [1, 7, 1 << 20])
-def test_an_array_is_streamed_whatever_the_chunk_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_chars: int
-) -> None:
-    monkeypatch.setattr(files, "_CHUNK_CHARS", chunk_chars)
-    rows = [{"id": i, "text": 'a "quoted", [bracketed] é' * i} for i in range(5)]
-    path = write(tmp_path / "rows.json", json.dumps(rows, indent=1, ensure_ascii=False))
-    assert values(path) == rows
-    assert [row.row_id for row in iter_rows(path)][:2] == ["rows.json[0]", "rows.json[1]"]
+@pytest.mark.parametrize("block_bytes", [1, 2, 7, 1 << 20])
+@pytest.mark.parametrize("start", ["", "\ufeff", " \n"])
+def test_an_array_is_cut_whatever_the_block_size(block_bytes: int, start: str) -> None:
+    rows = [{"id": i, "text": 'a "quoted", [bracketed] \\ é{' * i, "\\": [{}, []]} for i in range(5)]
+    for text in (json.dumps(rows, indent=1, ensure_ascii=False), json.dumps(rows), "\n".join(map(json.dumps, rows))):
+        data = (start + text).encode()
+        spans = list(cut_rows(io.BytesIO(data), block_bytes))
+        assert [json.loads(data[span.start : span.end]) for span in spans] == rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.dictionaries(st.text(), st.text() | st.lists(st.text(), max_size=2), max_size=3)), st.integers(1, 9))
+def test_any_array_of_objects_comes_back_from_its_pieces(rows: list[Any], block_bytes: int) -> None:
+    data = json.dumps(rows, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    spans = list(cut_rows(io.BytesIO(data), block_bytes))
+    assert [data[span.start : span.end] for span in spans] == [
+        json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in rows
+    ]
+
+
+def test_what_stands_between_rows_is_a_row_and_never_skipped(tmp_path: Path) -> None:
+    rows = list(iter_rows(write(tmp_path / "rows.json", '[{"a": 1}, 7, nope , {"b": 2} x]')))
+    assert [(row.row_id, row.value, row.error is None) for row in rows] == [
+        ("rows.json[0]", {"a": 1}, True),
+        ("rows.json[1]", 7, True),
+        ("rows.json[2]", "nope", False),
+        ("rows.json[3]", {"b": 2}, True),
+        ("rows.json[4]", "x", False),
+    ]
+
+
+def test_pieces_of_a_file_give_the_rows_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values_ = [{"a": "x" * i} for i in range(50)]
+    for name, text in (("a.json", json.dumps(values_)), ("b.jsonl", "\n\n".join(map(json.dumps, values_)))):
+        whole = list(iter_rows(write(tmp_path / name, text)))
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "PIECE_BYTES", 100)
+            pieces = list(files.iter_pieces(tmp_path / name, name))
+            assert len(pieces) > 5
+            assert [row for piece in reversed(pieces) for row in reversed(list(files.read_piece(piece)))] == whole[::-1]
+        assert [row.value for row in whole] == values_
+
+
+def test_numbers_of_any_size_and_half_characters_are_read_as_they_stand(tmp_path: Path) -> None:
+    text = '[{"big": 100000000000000000000001, "float": 1.0, "half": "\\ud83d"}]'
+    row = values(write(tmp_path / "rows.json", text))[0]
+    assert repr(row) == repr({"big": 100000000000000000000001, "float": 1.0, "half": "\ud83d"})
 
 
 def test_one_object_and_objects_in_a_row_are_rows_too(tmp_path: Path) -> None:
@@ -63,7 +105,8 @@ def test_parquet_rows_come_back_as_objects(tmp_path: Path) -> None:
         ("rows.json", b'[{"a": 1}, {"a": ', "not JSON in row 1"),
         ("rows.json", b'[{"a": 1}, {"a": 2}', "cut off"),
         ("rows.json", b"  \n", "empty"),
-        ("rows.json", b"[\xff]", "not UTF-8"),
+        ("rows.json", b"[{}] [{}]", "after the end"),
+        ("rows.json", b"{}}", "never opened"),
         ("rows.parquet", b"PAR1", "Parquet"),
     ],
 )

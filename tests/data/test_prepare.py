@@ -97,7 +97,9 @@ def test_prepared_data_is_found_again_unless_it_was_changed(prepared: PreparedDa
 
 
 def test_rows_longer_than_the_limit_are_counted_and_lengths_are_in_tokens(tmp_path: Path) -> None:
-    config = config_for(tmp_path / "mine.jsonl", [row("Oslo"), row("Rome")], max_length_tokens=16, eval_fraction=0)
+    config = config_for(
+        tmp_path / "mine.jsonl", [row("Oslo"), row("Rome")], max_length_tokens=16, eval_fraction=0, fit=()
+    )
     lengths = iter([16, 17])
     card = run(config, tmp_path / "run", count_tokens=lambda _: next(lengths)).card
     assert (card.train, card.rejected, card.lengths.unit) == (1, {"too_long": 1}, "tokens")

@@ -14,14 +14,12 @@ from tinydispatch.tools import Conversation
 def config_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run over four rows, with a stand-in for the tokenizer: one token a letter of the request."""
 
-    def count_letters(conversation: Conversation, tokenizer: object) -> int:
-        assert tokenizer == "tokenizer"
+    def count_letters(conversation: Conversation) -> int:
         return len(conversation.messages[0].content)
 
     monkeypatch.setattr(prepare_data, "resolve_model", lambda model: Path(model.path))
-    monkeypatch.setattr(prepare_data, "load_tokenizer", lambda _: "tokenizer")
-    monkeypatch.setattr(prepare_data, "count_tokens", count_letters)
-    monkeypatch.setattr(prepare_data, "load_case_texts", lambda: ["Say something nice"])
+    monkeypatch.setattr(prepare_data, "token_counter", lambda _: count_letters)
+    monkeypatch.setattr(prepare_data, "case_texts_by_suite", lambda: {"mine": ["Say something nice"]})
     reply = {"role": "assistant", "content": "Hello."}
     requests = ["say something nice!", "say something", "word " * 20, "good morning"]
     rows = [{"messages": [{"role": "user", "content": request}, reply]} for request in requests]
@@ -43,6 +41,7 @@ def test_the_data_stage_runs_by_itself_and_prints_what_became_of_the_rows(
     prepared = load_prepared(config_path.parent / "runs" / "mine")
     assert prepared is not None
     assert prepared.card.rejected == {"evaluation_overlap": 1, "too_long": 1}
+    assert prepared.card.overlaps == {"mine": 1}
     printed = capsys.readouterr().out
     assert "4 rows read: 2 for training, 0 held out" in printed
     assert str(prepared.train_path) in printed

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data.clean import Cleaner, Kept
 from data.config import DataConfig, ToolBenchSource
+from data.prepare import prepare
 from data.rejected import Rejected
 from data.sources import read_source
-from tinydispatch.tools import Conversation
+from data.sources.files import iter_rows
+from data.sources.toolbench_queries import tools_of_query
+from data.store import read_conversations
+from tinydispatch.tools import Conversation, Role
 
 TRAIN_ROWS = "toolbench/derived_toolllama_format.json"
 PROCESSED = "toolbench_history/data/toolllama/processed_answer/G1_demo_DFS_woFilter_w2.json"
@@ -34,16 +37,15 @@ def rows_of(path: Path) -> list[Conversation | Rejected]:
     ],
 )
 def test_every_row_is_kept_or_rejected_by_reason(
-    toolbench_dir: Path, name: str, read: int, expected: dict[str, int]
+    toolbench_dir: Path, tmp_path: Path, name: str, read: int, expected: dict[str, int]
 ) -> None:
     path = toolbench_dir / name
     source = ToolBenchSource(kind="toolbench", path=path)
-    cleaner = Cleaner(DataConfig(sources=(source,)), (), None)
-    outcomes: Counter[str] = Counter()
-    for row in rows_of(path):
-        result = row if isinstance(row, Rejected) else cleaner.clean(row)
-        outcomes["kept" if isinstance(result, Kept) else str(result.reason)] += 1
+    out = tmp_path / "run"
+    card = prepare(DataConfig(sources=(source,)), seed=0, out_dir=out, case_texts=[], count_tokens=None).card
+    outcomes = Counter({"kept": card.kept, **card.rejected})
     assert outcomes == expected
+    assert card.read == read
     assert sum(outcomes.values()) == read
 
 
@@ -57,3 +59,31 @@ def test_raw_answers_and_the_rows_made_from_them_give_the_same_conversations(
 
     assert bodies(raw) == bodies(processed)
     assert bodies(raw)
+
+
+def test_every_turn_of_the_real_rows_is_trained_once(toolbench_dir: Path, tmp_path: Path) -> None:
+    source = ToolBenchSource(kind="toolbench", path=toolbench_dir / TRAIN_ROWS)
+    trained: list[list[str]] = []
+    for join in (True, False):
+        config = DataConfig(sources=(source,), eval_fraction=0, join_prefixes=join)
+        done = prepare(config, seed=0, out_dir=tmp_path / str(join), case_texts=[], count_tokens=None)
+        trained.append(
+            sorted(
+                repr((conversation.messages[i].tool_calls, conversation.messages[i].content, i))
+                for conversation in read_conversations(done.train_path)
+                for i, message in enumerate(conversation.messages)
+                if message.role is Role.ASSISTANT and message.is_trained
+            )
+        )
+    assert trained[0] == trained[1]
+    assert len(trained[0]) == 43
+
+
+def test_all_api_lists_of_the_solvable_queries_become_valid_schemas(toolbench_dir: Path) -> None:
+    folder = toolbench_dir / "stabletoolbench" / "solvable_queries" / "test_instruction"
+    rows = [row.value for file in sorted(folder.glob("*.json")) for row in iter_rows(file)]
+    assert len(rows) == 765
+    for row in rows:
+        tools = tools_of_query(row)
+        assert len(tools.tools) <= len(row["api_list"])
+        assert tools.tools

@@ -1,0 +1,79 @@
+"""The log of a dispatcher at work, so that a model learns from the traffic it serves.
+
+One JSON object a line, one line for each answered request:
+
+    {"messages": [{"role": "user", "content": "lights off in the kitchen"}],
+     "tools": [{"name": "set_light", "description": "…", "parameters": {…}}],
+     "calls": [{"name": "set_light", "arguments": {"room": "kitchen", "on": false}}]}
+
+- `messages`: what the model was shown, in OpenAI's chat shape, without the answer. Required.
+- `tools`: what was on offer, in OpenAI's shape, bare or wrapped in `function`. Left out: the run's `data.tools`.
+- `calls`: the calls that the model answered with, `arguments` an object; `[]` when it made none. Required.
+- `reply`: the text that it answered with. Left out: none.
+- `correction`: what the answer should have been, written later by a person or a larger model: an object with `calls`
+  and, where it is a text, `reply`. It takes the place of the model's own answer. `null` or left out: not corrected.
+- `is_accepted`: false when the answer was refused and nobody said what was right; such a line is rejected
+  (`not_accepted`). Left out: true.
+- `reference_date`: "today" as it stood in the prompt, "2026-03-19".
+- `session_id`: groups the lines of one conversation, so that none of them is in training while another is held out.
+  Left out: the first user message does.
+- `model`, `confidence`, `time`: kept in the conversation's metadata under `log`.
+
+Other keys are ignored, so that a server may log more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
+from data.sources.openai_chat import conversation_from_openai, dialogue_id_of
+from tinydispatch.tools import Conversation, Message, Role, Tool
+
+SOURCE = "dispatch_log"
+
+_KEPT_KEYS = ("model", "confidence", "time")
+
+
+def conversation_from_log(
+    row: Any, row_id: str, default_tools: Sequence[Tool], *, only_corrected: bool = False
+) -> Conversation | Rejected:
+    """One line → the conversation with its answer, corrected where it was; only that answer is trained."""
+    try:
+        if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list) or not row["messages"]:
+            raise RowError(RejectReason.MALFORMED_ROW, "no list 'messages'")
+        correction = row.get("correction")
+        if correction is None and (only_corrected or row.get("is_accepted", True) is not True):
+            raise RowError(RejectReason.NOT_ACCEPTED, "nobody said what the answer should have been")
+        answer = _answer(row if correction is None else correction, "the line" if correction is None else "correction")
+        shown = [_untrained(message) for message in row["messages"]]
+        whole: dict[str, Any] = {"messages": [*shown, answer], "dialogue_id": _dialogue_id(row)}
+        whole["metadata"] = {"log": {key: row[key] for key in _KEPT_KEYS if key in row}}
+        whole |= {key: row[key] for key in ("tools", "reference_date") if row.get(key) is not None}
+        repairs = (Repair.ANSWER_CORRECTED,) if correction is not None else ()
+    except RowError as error:
+        return Rejected(error.reason, error.detail, row_id, sample_of(row))
+    return conversation_from_openai(whole, row_id, default_tools, source=SOURCE, repairs=repairs)
+
+
+def _answer(entry: Any, where: str) -> dict[str, Any]:
+    calls = entry.get("calls") if isinstance(entry, Mapping) else None
+    if not isinstance(calls, list):
+        raise RowError(RejectReason.MALFORMED_CALL, f"no list 'calls' in {where}")
+    reply = entry.get("reply") or ""
+    if not isinstance(reply, str):
+        raise RowError(RejectReason.MALFORMED_ROW, f"'reply' in {where} is no text")
+    return {"role": "assistant", "content": reply, "tool_calls": calls}
+
+
+def _untrained(message: Any) -> Any:
+    is_assistant = isinstance(message, Mapping) and message.get("role") == "assistant"
+    return {**message, "weight": 0} if is_assistant else message
+
+
+def _dialogue_id(row: Mapping[str, Any]) -> str:
+    if isinstance(row.get("session_id"), str) and row["session_id"]:
+        return f"{SOURCE}-{row['session_id']}"
+    users = [message for message in row["messages"] if isinstance(message, Mapping) and message.get("role") == "user"]
+    return dialogue_id_of(SOURCE, [Message(Role.USER, str(message.get("content"))) for message in users[:1]])

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.config import DataConfig, OpenAIJsonlSource
+from data.join import Fate, Verdict, decide
+from data.screen import Screen
+from data.shards import Record
+from data.store import decode, encode, with_trained_turns
+from tinydispatch.tools import Conversation, Message, Role, ToolCall
+
+Weather = Callable[..., Conversation]
+SOURCE = OpenAIJsonlSource(kind="openai_jsonl", path=Path("x"))
+ASK = Message(Role.USER, "compare the weather in many towns, one after the other")
+
+
+def step(index: int) -> tuple[Message, Message]:
+    call = ToolCall("get_weather", {"location": f"Town{index}"})
+    return (Message(Role.ASSISTANT, "", (call,)), Message(Role.TOOL, f"sun {index}", tool_name="get_weather"))
+
+
+@pytest.fixture
+def prefix(weather: Weather) -> Callable[..., Conversation]:
+    """Builds the row of a dialogue that ends in its n-th call, the only one trained."""
+
+    def build(length: int, **fields: Any) -> Conversation:
+        turns = [message for i in range(length) for message in step(i)][:-1]
+        turns = [replace(m, is_trained=False) if m.role is Role.ASSISTANT and m is not turns[-1] else m for m in turns]
+        return weather(messages=(ASK, *turns), **{"dialogue_id": "d", **fields})
+
+    return build
+
+
+def records_of(*parts: list[Conversation]) -> list[Record]:
+    screen = Screen(DataConfig(sources=(SOURCE,), eval_fraction=0), seed=0, case_texts=(), count_tokens=None)
+    return [row.record for part in parts for row in screen.screen(part, 0)]
+
+
+def verdicts(records: list[Record]) -> list[Verdict]:
+    decisions = decide(lambda: records, 0.9)
+    return [decisions.verdict(i, record) for i, record in enumerate(records)]
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3], [3, 2, 1], [2, 3, 1]])
+@pytest.mark.parametrize("is_split", [False, True])
+def test_prefixes_are_trained_in_the_longest_row_whatever_their_order_and_part(
+    prefix: Callable[..., Conversation], order: list[int], is_split: bool
+) -> None:
+    rows = [prefix(length) for length in order]
+    found = verdicts(records_of(*([row] for row in rows)) if is_split else records_of(rows))
+    by_length = dict(zip(order, found, strict=True))
+    assert [by_length[length].fate for length in (1, 2, 3)] == [Fate.JOINED, Fate.JOINED, Fate.WRITTEN]
+    assert by_length[3].joined == (1, 3)
+
+
+def test_a_turn_whose_own_row_was_not_kept_is_not_trained_in_a_longer_one(
+    prefix: Callable[..., Conversation],
+) -> None:
+    assert verdicts(records_of([prefix(1), prefix(3)]))[1].joined == (1,)
+
+
+def test_a_turn_that_two_branches_share_is_trained_in_the_first_only(
+    prefix: Callable[..., Conversation],
+) -> None:
+    other = prefix(2)
+    branch = replace(other, messages=(*other.messages[:-1], Message(Role.ASSISTANT, "Sunny everywhere, I am sure.")))
+    found = verdicts(records_of([prefix(1), prefix(2), branch]))
+    assert [(v.fate, v.joined) for v in found] == [(Fate.JOINED, ()), (Fate.WRITTEN, (1,)), (Fate.WRITTEN, ())]
+
+
+def test_another_list_of_tools_is_another_prompt_and_joins_nothing(prefix: Callable[..., Conversation]) -> None:
+    short = prefix(1)
+    found = verdicts(records_of([replace(short, tools=short.tools[:3]), prefix(2)]))
+    assert [v.fate for v in found] == [Fate.WRITTEN, Fate.WRITTEN]
+
+
+def test_an_equal_row_in_another_part_takes_its_prefixes_along(prefix: Callable[..., Conversation]) -> None:
+    found = verdicts(records_of([prefix(2)], [prefix(1), prefix(2)]))
+    assert [v.fate for v in found] == [Fate.WRITTEN, Fate.JOINED, Fate.DUPLICATE]
+    assert found[0].joined == (1,)
+
+
+def test_a_prefix_on_the_other_side_of_the_split_is_left_out_and_not_trained(
+    prefix: Callable[..., Conversation],
+) -> None:
+    records = records_of([prefix(1)], [prefix(2)])
+    moved = [Record(**{**{n: getattr(records[0], n) for n in Record.__struct_fields__}, "side": "heldout"}), records[1]]
+    found = verdicts(moved)
+    assert [v.fate for v in found] == [Fate.DUPLICATE, Fate.WRITTEN]
+    assert found[1].joined == ()
+
+
+def test_a_joined_line_trains_the_turns_and_names_what_they_now_show(prefix: Callable[..., Conversation]) -> None:
+    row = replace(prefix(3), category="next_call")
+    joined = decode(with_trained_turns(encode(row), (1, 5)))
+    assert [m.is_trained for m in joined.messages if m.role is Role.ASSISTANT] == [True, False, True]
+    assert joined.category == "multi_step"
+    assert joined.tools == row.tools
