@@ -208,7 +208,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     again = arguments.out.with_name(arguments.out.name + "-again")
     killed_half_way(arguments, again)
     resumed = measured("convert", arguments.file, arguments, 1, again)
-    print(resumed.line("the rest, after kill -9 half-way, by 1 process", rows))
+    print(f"after kill -9 half-way, the rest by 1 process: {resumed.wall_s:,.0f} s, {resumed.cpu_s:,.0f} CPU s")
     same = _digest(again) == expected
     print(
         f"bytes after kill -9, restart and another number of processes: {'the same' if same else 'OTHERS'} ({expected})"

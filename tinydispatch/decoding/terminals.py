@@ -51,8 +51,8 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         "date-time": f"{_DATE}T{_TIME}",
         "time": _TIME,
         "currency": "[A-Z]{3}",
-        # The same shape that `tools.py` checks: the part after the last dot holds no further dot.
-        "email": rf"{_MAIL}+@{_MAIL}+\.[^@\s<>,;:\".()\\\x00-\x1F]+",
+        # The shape that `tools.py` checks, each part no longer than mail servers take, so that it ends.
+        "email": rf"{_MAIL}{{1,64}}@{_MAIL}{{1,190}}\.[^@\s<>,;:\".()\\\x00-\x1F]{{1,63}}",
         "uri": r"[a-zA-Z][a-zA-Z0-9+.\-]*:[^\s\"\\<>\x00-\x1F]+",
         "uuid": r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
         "ipv4": rf"({_BYTE}\.){{3}}{_BYTE}",
