@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import zoneinfo
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,27 @@ class SchemaViolation:
     message: str
 
 
+@lru_cache(maxsize=8_192)
+def _is_schema(text: str) -> bool:
+    try:
+        Draft202012Validator.check_schema(json.loads(text))
+    except jsonschema.SchemaError:
+        return False
+    return True
+
+
+def _is_composed_of_schemas(parameters: Mapping[str, Any]) -> bool:
+    """Whether the object and each property are schemas; tools share most properties, so that these are remembered."""
+    properties = parameters.get("properties")
+    if not isinstance(properties, Mapping):
+        return False
+    try:
+        rest = json.dumps({key: value for key, value in parameters.items() if key != "properties"})
+        return _is_schema(rest) and all(_is_schema(json.dumps(schema)) for schema in properties.values())
+    except (TypeError, ValueError):
+        return False
+
+
 @dataclass(frozen=True)
 class Tool:
     """A function that a model may call; `parameters` is a JSON schema of type object.
@@ -92,6 +114,8 @@ class Tool:
             raise ToolError(f"tool name {self.name!r}: expected 1 to 64 of A-Z a-z 0-9 _ . -")
         if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
             raise ToolError(f"tool {self.name!r}: 'parameters' must be a JSON schema with type 'object'")
+        if _is_composed_of_schemas(self.parameters):
+            return
         try:
             Draft202012Validator.check_schema(self.parameters)
         except jsonschema.SchemaError as error:
