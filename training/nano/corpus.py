@@ -1,12 +1,12 @@
-"""What nano reads: conversations over invented tools, drills, and exercises in copying, packed into rows."""
+"""What nano reads: conversations over invented tools, drills, and exercises in copying, in batches of fixed shape."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch.utils.data import IterableDataset
@@ -20,8 +20,8 @@ from training.nano.lookups import lookups
 # A light loss on the prompt besides the full one on the answer: it teaches the language of requests for free.
 PROMPT_WEIGHT = 0.1
 _TRAINED = re.compile(r"(?<=<\|im_start\|>assistant\n).*?<\|im_end\|>", re.DOTALL)
-_BUFFER = 48  # documents from which rows are packed; 48 leave about 3 % of a row empty
-_LENGTH_STEP = 32
+_ANSWER = 1.0
+NOT_ASKED = -100
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class Document:
     ids: list[int]
     weights: list[float]
     lookups: tuple[tuple[int, int], ...] = ()
+
+    def cut(self, limit: int) -> Document | None:
+        """The longest part from the start that ends with an answer and has at most `limit` tokens, if there is one."""
+        if len(self.ids) <= limit:
+            return self
+        ends = (end for end in range(limit, 0, -1) if self.weights[end - 1] == _ANSWER > self.weights[end])
+        end = next(ends, 0)
+        return Document(self.ids[:end], self.weights[:end], self.lookups) if end else None
 
 
 def conversation_text(conversation: Conversation) -> str:
@@ -52,7 +60,7 @@ def to_document(text: str, tokenizer: PreTrainedTokenizerFast) -> Document:
         while at < len(spans) and spans[at][1] <= start:
             at += 1
         is_trained = at < len(spans) and spans[at][0] <= start and end <= spans[at][1]
-        weights.append(1.0 if is_trained else PROMPT_WEIGHT)
+        weights.append(_ANSWER if is_trained else PROMPT_WEIGHT)
     end_id = tokenizer.convert_tokens_to_ids(DOCUMENT_END)
     ends = {end: position for position, (_, end) in enumerate(encoded.offsets)}
     known = ((ends.get(end), tokenizer.convert_tokens_to_ids(day)) for end, day in lookups(text))
@@ -94,66 +102,76 @@ def recall_document(rng: random.Random, vocab_size: int) -> Document:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the rows hold, as shares of documents (the rest are conversations over tools of every kind).
+    """What the batches hold, as shares of documents (the rest are conversations over tools of every kind).
 
-    `exercise_rows` at the start hold nothing but random tokens to be copied; `exercise_share` later are such copies or
-    tables to look things up in. `disguised_share` of the conversations offer the bundled tools under other names,
-    `plain_share` of these under sensible ones without ornament. `drill_share` of documents are many short requests
-    whose one value has to be worked out.
+    `exercise_share` are random tokens to be copied or looked up. `disguised_share` of the conversations offer the
+    bundled tools under other names, `plain_share` of these under sensible ones without ornament. `drill_share` of
+    documents are many short requests whose one value has to be worked out. `long_share` of what does not fit into
+    the shorter rows is read whole; the rest is cut after an answer.
     """
 
-    exercise_rows: int
     exercise_share: float
     disguised_share: float
     drill_share: float
-    plain_share: float = 0.0
+    plain_share: float
+    long_share: float
 
 
-class Row(TypedDict):
-    """One step of one process: ids (T,) int64, loss weights (T,) float32, the documents' lengths, which sum to T.
+class Shape(NamedTuple):
+    """Rows of one batch, one document in each, and their length in tokens."""
 
-    `lookups` (N, 2) int64 are positions in the row and the token ids to be known there.
+    rows: int
+    length: int
+
+
+# As many tokens in each, so that two processes take as long for a step. Fixed, because every other shape costs a
+# compilation.
+SHAPES = (Shape(2, 640), Shape(1, 1280))
+
+
+class Batch(TypedDict):
+    """One step of one process: ids (B, T) int64, loss weights (B, T) float32, padding included with weight zero.
+
+    `known` (B, T) int64 are the token ids that should be known at a position, and `NOT_ASKED` elsewhere.
     """
 
     ids: torch.Tensor
     weights: torch.Tensor
-    lengths: list[int]
-    lookups: torch.Tensor
+    known: torch.Tensor
 
 
-class PackedRows(IterableDataset[Row]):
-    """An endless, reproducible stream of rows of exactly `length` tokens; only a document longer than that is cut.
+class Batches(IterableDataset[Batch]):
+    """An endless, reproducible stream of batches, each of one of `SHAPES`."""
 
-    Documents are padded to multiples of 32 tokens: kernels for matrix shapes that have not occurred yet are compiled on
-    the spot, and with free lengths nearly every step meets some.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int | str, length: int, mixture: Mixture) -> None:
-        assert length % _LENGTH_STEP == 0, f"{length=} is no multiple of {_LENGTH_STEP}"
-        self.tokenizer, self.seed, self.length, self.mixture = tokenizer, seed, length, mixture
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int | str, mixture: Mixture) -> None:
+        self.tokenizer, self.seed, self.mixture = tokenizer, seed, mixture
         self.padding: int = tokenizer.convert_tokens_to_ids(DOCUMENT_END)
 
-    def __iter__(self) -> Iterator[Row]:
-        rng = random.Random(f"pack-{self.seed}")
-        for _ in range(self.mixture.exercise_rows):
-            yield self._row([copy_document(rng, len(self.tokenizer)) for _ in range(self.length // 64)])
-        documents = self._documents(rng)
-        buffer = [next(documents) for _ in range(_BUFFER)]
-        while True:
-            row: list[Document] = []
-            room = self.length
-            while (fitting := [d for d in buffer if _padded(len(d.ids)) <= room]) or not row:
-                # The first of a row is the oldest, so that a long one does not wait for ever.
-                chosen = max(fitting, key=lambda d: len(d.ids)) if row else buffer[0]
-                buffer.remove(chosen)
-                row.append(chosen)
-                room -= _padded(len(chosen.ids))
-                buffer.append(next(documents))
-            yield self._row(row)
+    def __iter__(self) -> Iterator[Batch]:
+        rng = random.Random(f"batches-{self.seed}")
+        waiting: dict[Shape, list[Document]] = {shape: [] for shape in SHAPES}
+        for document in self._documents(rng):
+            placed = self._place(document, rng)
+            if placed is None:
+                continue
+            shape, fitting = placed
+            waiting[shape].append(fitting)
+            if len(waiting[shape]) == shape.rows:
+                yield to_batch(waiting[shape], shape, self.padding)
+                waiting[shape] = []
+
+    def _place(self, document: Document, rng: random.Random) -> tuple[Shape, Document] | None:
+        short, long = SHAPES
+        is_whole = rng.random() < self.mixture.long_share
+        if not is_whole and (cut := document.cut(short.length)):
+            return short, cut
+        cut = document.cut(long.length)
+        return (short if len(cut.ids) <= short.length else long, cut) if cut else None
 
     def _exercise(self, rng: random.Random) -> Document:
         make = recall_document if rng.random() < 0.5 else copy_document
-        return make(rng, len(self.tokenizer))
+        parts = [make(rng, len(self.tokenizer)) for _ in range(8)]
+        return Document([i for part in parts for i in part.ids], [w for part in parts for w in part.weights])
 
     def _documents(self, rng: random.Random) -> Iterator[Document]:
         mixture = self.mixture
@@ -166,26 +184,17 @@ class PackedRows(IterableDataset[Row]):
                 conversation = drill_conversation(drills, f"drill-{self.seed}-{index}")
             yield to_document(conversation_text(conversation), self.tokenizer)
 
-    def _row(self, documents: list[Document]) -> Row:
-        ids: list[int] = []
-        weights: list[float] = []
-        lengths: list[int] = []
-        known: list[tuple[int, int]] = []
-        for document in documents:
-            kept = min(len(document.ids), self.length - len(ids))
-            padding = _padded(kept) - kept
-            known += [(len(ids) + at, day_id) for at, day_id in document.lookups if at < kept]
-            # A document's first token would be foretold from the one before it, which belongs to another.
-            ids += [*document.ids[:kept], *[self.padding] * padding]
-            weights += [0.0, *document.weights[1:kept], *[0.0] * padding][: kept + padding]
-            lengths += [kept + padding] if kept else []
-        if rest := self.length - len(ids):
-            ids += [self.padding] * rest
-            weights += [0.0] * rest
-            lengths.append(rest)
-        lookups_N2 = torch.tensor(known, dtype=torch.long).reshape(-1, 2)
-        return Row(ids=torch.tensor(ids), weights=torch.tensor(weights), lengths=lengths, lookups=lookups_N2)
 
-
-def _padded(n_tokens: int) -> int:
-    return -(-n_tokens // _LENGTH_STEP) * _LENGTH_STEP
+def to_batch(documents: Sequence[Document], shape: Shape, padding: int) -> Batch:
+    """One document a row, padded at its end; none may be longer than a row."""
+    ids_BT = torch.full(shape, padding, dtype=torch.long)
+    weights_BT = torch.zeros(shape)
+    known_BT = torch.full(shape, NOT_ASKED, dtype=torch.long)
+    for row, document in enumerate(documents):
+        count = len(document.ids)
+        ids_BT[row, :count] = torch.tensor(document.ids)
+        weights_BT[row, :count] = torch.tensor(document.weights)
+        for at, day_id in document.lookups:
+            if at < count:
+                known_BT[row, at] = day_id
+    return Batch(ids=ids_BT, weights=weights_BT, known=known_BT)

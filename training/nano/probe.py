@@ -24,7 +24,8 @@ from data.synth.generate import bundled_conversation, disguised_conversation, dr
 from tinydispatch.formats import TURN_START, render_calls
 from tinydispatch.tools import Conversation, Role, ToolCall
 from training.nano.corpus import conversation_text
-from training.nano.pretrain import Recipe, new_model
+from training.nano.network import as_transformers
+from training.nano.pretrain import Recipe, new_network
 
 Span = tuple[str, int, int]  # skill, first and last-but-one character in the rendered conversation
 
@@ -93,11 +94,10 @@ def load(path: Path) -> tuple[Any, PreTrainedTokenizerFast]:
     if (path / "config.json").exists():
         return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
     state = torch.load(path / "state-0.pt", weights_only=True)
-    model = new_model(Recipe(), tokenizer)
-    model.load_state_dict(state["model"])
-    model.set_attn_implementation("sdpa")
+    network = new_network(Recipe(), tokenizer)
+    network.load_state_dict(state["model"])
     print(f"after step {state['step']:,}")
-    return model.eval(), tokenizer
+    return as_transformers(network), tokenizer
 
 
 _SETS: dict[str, Callable[[random.Random], Conversation]] = {

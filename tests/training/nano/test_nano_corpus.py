@@ -13,16 +13,19 @@ from tinydispatch.bundled import bundled_tools
 from tinydispatch.formats import TURN_END, render_calls
 from tinydispatch.tools import Conversation, Message, Role, ToolCall
 from training.nano.corpus import (
+    NOT_ASKED,
     PROMPT_WEIGHT,
+    SHAPES,
+    Batches,
     Mixture,
-    PackedRows,
     conversation_text,
     copy_document,
     recall_document,
+    to_batch,
     to_document,
 )
 
-BROAD = Mixture(exercise_rows=0, exercise_share=0.0, disguised_share=0.0, drill_share=0.0)
+BROAD = Mixture(exercise_share=0.0, disguised_share=0.0, drill_share=0.0, plain_share=0.0, long_share=0.5)
 CALL = ToolCall("get_weather", {"location": "Zürich"})
 CONVERSATION = Conversation(
     (
@@ -85,50 +88,49 @@ def test_what_a_recall_document_trains_on_stands_in_its_table_beside_the_key(see
         assert any(table[at : at + len(answer)] == answer for at in range(len(table)))
 
 
-@pytest.mark.parametrize("length", [128, 512])
-def test_every_row_has_the_wanted_length_and_the_first_are_pure_copying(
-    length: int, nano_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    rows = list(islice(PackedRows(nano_tokenizer, 3, length, replace(BROAD, exercise_rows=2)), 5))
-    for row in rows:
-        assert row["ids"].shape == row["weights"].shape == (length,)
-        assert sum(row["lengths"]) == length
-        assert min(row["lengths"]) > 0
-    assert all(set(row["weights"].tolist()) <= {0.0, 1.0} for row in rows[:2])
-    prompt_weight = pytest.approx(PROMPT_WEIGHT)
-    assert all(any(weight == prompt_weight for weight in row["weights"].tolist()) for row in rows[2:])
+def test_every_batch_has_one_of_the_shapes_and_both_occur(nano_tokenizer: PreTrainedTokenizerFast) -> None:
+    batches = list(islice(Batches(nano_tokenizer, 3, BROAD), 12))
+    shapes = {tuple(batch["ids"].shape) for batch in batches}
+    assert shapes == set(SHAPES)
+    assert all(batch["ids"].shape == batch["weights"].shape == batch["known"].shape for batch in batches)
 
 
-def test_documents_stand_in_a_row_whole_padded_to_few_different_lengths(
+def test_a_row_holds_one_conversation_from_its_start_to_the_end_of_an_answer(
     nano_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     padding = nano_tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    for row in islice(PackedRows(nano_tokenizer, 3, 2048, BROAD), 4):
-        assert all(length % 32 == 0 for length in row["lengths"])
-        parts = list(zip(row["ids"].split(row["lengths"]), row["weights"].split(row["lengths"]), strict=True))
-        filled = [(ids, weights) for ids, weights in parts if weights.any()]
-        assert len(filled) > 1
-        for ids, weights in filled:
-            assert weights[0] == 0.0  # its first token would be foretold from another document
-            n_weighted = int(weights.nonzero().max()) + 1
-            assert ids[n_weighted - 1] == padding  # the end of the document, which is learned
-            assert set(ids[n_weighted:].tolist()) <= {padding}
-            text = nano_tokenizer.decode(ids[: n_weighted - 1])
+    for batch in islice(Batches(nano_tokenizer, 3, BROAD), 8):
+        for ids, weights in zip(batch["ids"], batch["weights"], strict=True):
+            count = int(weights.nonzero().max()) + 1
+            assert set(ids[count:].tolist()) <= {padding}
+            text = nano_tokenizer.decode(ids[:count])
             assert text.startswith("<|im_start|>system")
-            assert text.endswith("<|im_end|>\n")
+            assert text.endswith(("<|im_end|>", "<|im_end|>\n<|endoftext|>"))
+            assert "<|endoftext|>" not in text[:-13]
 
 
-def test_rows_are_nearly_full_of_conversations(nano_tokenizer: PreTrainedTokenizerFast) -> None:
-    rows = list(islice(PackedRows(nano_tokenizer, 3, 2048, BROAD), 4))
-    assert min(int((row["weights"] > 0).sum()) for row in rows) > 0.8 * 2048
+def test_a_cut_ends_after_the_last_answer_that_fits(nano_tokenizer: PreTrainedTokenizerFast) -> None:
+    document = to_document(conversation_text(CONVERSATION), nano_tokenizer)
+    assert document.cut(len(document.ids)) == document
+    shorter = document.cut(len(document.ids) - 4)
+    assert shorter is not None
+    assert nano_tokenizer.decode(shorter.ids).endswith(f"{render_calls([CALL])}{TURN_END}")
+    assert document.cut(20) is None
 
 
-def test_the_rows_depend_on_the_seed_alone_and_can_be_read_again(nano_tokenizer: PreTrainedTokenizerFast) -> None:
-    mixture = Mixture(exercise_rows=1, exercise_share=0.1, disguised_share=0.5, drill_share=0.2)
+def test_what_a_position_should_know_stands_at_that_position(nano_tokenizer: PreTrainedTokenizerFast) -> None:
+    document = replace(to_document(conversation_text(CONVERSATION), nano_tokenizer), lookups=((2, 77), (9_999, 78)))
+    batch = to_batch([document, document], SHAPES[0], padding=0)
+    assert batch["known"][:, 2].tolist() == [77, 77]
+    assert (batch["known"] != NOT_ASKED).sum() == 2
 
-    def ids(rows: PackedRows) -> list[list[int]]:
-        return [row["ids"].tolist() for row in islice(rows, 3)]
 
-    rows = PackedRows(nano_tokenizer, 5, 256, mixture)
-    assert ids(rows) == ids(rows) == ids(PackedRows(nano_tokenizer, 5, 256, mixture))
-    assert ids(rows) != ids(PackedRows(nano_tokenizer, 6, 256, mixture))
+def test_the_batches_depend_on_the_seed_alone_and_can_be_read_again(nano_tokenizer: PreTrainedTokenizerFast) -> None:
+    mixture = replace(BROAD, exercise_share=0.1, disguised_share=0.5, drill_share=0.2)
+
+    def ids(batches: Batches) -> list[list[int]]:
+        return [batch["ids"].tolist() for batch in islice(batches, 3)]
+
+    batches = Batches(nano_tokenizer, 5, mixture)
+    assert ids(batches) == ids(batches) == ids(Batches(nano_tokenizer, 5, mixture))
+    assert ids(batches) != ids(Batches(nano_tokenizer, 6, mixture))
