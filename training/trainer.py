@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from trl import SFTTrainer
 
 from training.checkpoints import newest_complete, prune, publish, seal
-from training.config import OptimizerName, RunConfig
+from training.config import OptimizerName, Packing, RunConfig
 from training.errors import CheckpointWriteError, TrainingDivergedError
+from training.hardware import has_accelerator
+from training.lengths import with_few_lengths
 from training.optimizer import MuonWithAdamW
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,12 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         self._losses: list[torch.Tensor] = []  # of the step under way
         self._saving_to: Path | None = None
         super().__init__(**arguments)
+        if (
+            run.training.per_device_batch_size == 1
+            and run.training.packing is not Packing.ROWS
+            and not has_accelerator()
+        ):
+            self.data_collator: Any = with_few_lengths(self.data_collator, self.processing_class.pad_token_id)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Muon where the run asks for it; the Trainer's own AdamW otherwise."""
