@@ -18,7 +18,8 @@ def bundled_tools() -> tuple[Tool, ...]:
 
 
 def load_tools(path: Path) -> tuple[Tool, ...]:
-    """Tools from a JSON file: an array in OpenAI shape, or MCP's `tools/list` result (`{"tools": [...]}`).
+    """Tools from a JSON file: an array in OpenAI shape, or MCP's `tools/list` result (`{"tools": [...]}`), bare or as
+    the JSON-RPC answer that holds it.
 
     Raises:
         ToolError: names the file and what is wrong in it.
@@ -29,6 +30,8 @@ def load_tools(path: Path) -> tuple[Tool, ...]:
         raise ToolError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ToolError(f"{path}: not JSON: {error}") from error
+    if isinstance(value, dict) and isinstance(value.get("result"), dict):
+        value = value["result"]
     entries = value.get("tools") if isinstance(value, dict) else value
     if not isinstance(entries, list) or not entries:
         raise ToolError(f"{path}: expected a non-empty array of tools, or an object with 'tools'")

@@ -1,0 +1,48 @@
+"""`tools`: the tools of a file or an MCP server as JSON, for `--tools` of the other commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tinydispatch.bundled import bundled_tools, load_tools
+from tinydispatch.mcp_tools import tools_from_mcp
+from tinydispatch.tools import Tool
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments to the program's."""
+    tools = commands.add_parser(
+        "tools",
+        help="print tools as JSON",
+        description="Prints tools in OpenAI shape: those of a file, of a live MCP server, or the bundled eight.",
+    )
+    add_source(tools)
+    tools.set_defaults(run=run)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add `--tools` and `--mcp`, of which one may be given."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--tools", type=Path, help="JSON file: an array of tools, or the answer to MCP's tools/list")
+    source.add_argument("--mcp", metavar="SERVER", help="a live MCP server: its URL, or the command that starts it")
+
+
+def read_source(arguments: argparse.Namespace) -> tuple[Tool, ...] | None:
+    """The tools that were asked for, None for neither option.
+
+    Raises:
+        ToolError: names the file or the server.
+    """
+    if arguments.mcp:
+        return tools_from_mcp(arguments.mcp)
+    return load_tools(arguments.tools) if arguments.tools else None
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the tools."""
+    tools = read_source(arguments) or bundled_tools()
+    print(json.dumps([tool.to_openai() for tool in tools], ensure_ascii=True, indent=2))
+    return 0

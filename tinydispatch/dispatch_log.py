@@ -1,0 +1,122 @@
+"""Writes what a dispatcher decided, a JSON object a line, for people to correct and models to learn from.
+
+The data stage reads the lines back (`kind: dispatch_log`). Personal data is redacted before anything is written.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinydispatch.dispatcher import Dispatch
+from tinydispatch.redaction import Redactor
+from tinydispatch.tools import Message, Tool
+
+_LOG = logging.getLogger(__name__)
+_PREFIX, _SUFFIX = "dispatch-", ".jsonl"
+
+
+class DispatchLog:
+    """A folder with a file for each day (UTC), readable by its owner alone.
+
+    A line is written whole or, when the machine stops just then, cut off; a cut line is closed by the next start, and
+    the data stage rejects it by name. A disk that is full costs lines, never an answer: it is reported once.
+
+    Args:
+        keep_days: older files are deleted when a new day begins; None keeps all.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, redactor: Redactor | None = None, *, keep_days: int | None = None) -> None:
+        self._folder, self._redactor, self._keep_days = folder, redactor or Redactor(), keep_days
+        self._day: dt.date | None = None
+        self._descriptor: int | None = None
+        self._is_reported = False
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def write(
+        self,
+        *,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        dispatch: Dispatch,
+        reference_date: dt.date,
+        model: str,
+        session: str | None = None,
+    ) -> None:
+        """Append one answered request.
+
+        Args:
+            session: groups the requests of one dialogue; its hash is written.
+        """
+        now = dt.datetime.now(dt.UTC)
+        entry = {"time": now.isoformat(timespec="milliseconds"), "model": model}
+        entry |= self._content(messages, tools, dispatch, reference_date)
+        if session is not None:
+            entry["session_id"] = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        # Escaped, so that half of a surrogate pair in an argument can be written too.
+        line = json.dumps(entry).encode("ascii") + b"\n"
+        with self._lock:
+            try:
+                os.write(self._open(now.date()), line)
+            except OSError as error:
+                if not self._is_reported:
+                    _LOG.error("%s: the dispatch log cannot be written: %s", self._folder, error.strerror)
+                self._is_reported = True
+
+    def _content(
+        self, messages: Sequence[Message], tools: Sequence[Tool], dispatch: Dispatch, reference_date: dt.date
+    ) -> dict[str, Any]:
+        offered = [tool.to_openai() for tool in tools]
+        said = {
+            "messages": [message.to_openai() for message in messages],
+            "calls": [{"name": call.name, "arguments": dict(call.arguments)} for call in dispatch.calls],
+            "reply": dispatch.reply,
+        }
+        return {
+            **self._redactor.record(said, offered),
+            "tools": offered,
+            "reference_date": reference_date.isoformat(),
+            "confidence": round(dispatch.confidence, 4),
+            "is_accepted": dispatch.is_usable,
+        }
+
+    def _open(self, day: dt.date) -> int:
+        if self._descriptor is not None and day == self._day:
+            return self._descriptor
+        self._close()
+        path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        self._day = day
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")
+        if self._keep_days is not None:
+            self._delete_before(day - dt.timedelta(days=self._keep_days))
+        return self._descriptor
+
+    def _delete_before(self, first: dt.date) -> None:
+        for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            # ISO dates sort as text.
+            if path.name < f"{_PREFIX}{first.isoformat()}":
+                path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def close(self) -> None:
+        """Close the file; a later write opens it again."""
+        with self._lock:
+            self._close()

@@ -1,0 +1,243 @@
+"""The routes: `/v1/chat/completions`, `/v1/models`, `/health` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tinydispatch.dispatch_log import DispatchLog
+from tinydispatch.server import errors
+from tinydispatch.server.body import ClientGoneError, read_json_body
+from tinydispatch.server.errors import ApiError
+from tinydispatch.server.flight import Flight
+from tinydispatch.server.guard import Guard, RequestLog
+from tinydispatch.server.holder import ModelHolder, QueueFullError, StoppingError
+from tinydispatch.server.job import Answer
+from tinydispatch.server.logs import log
+from tinydispatch.server.metrics import CONTENT_TYPE, Metrics
+from tinydispatch.server.reply import Chunks, completion, event, json_bytes
+from tinydispatch.server.request import ChatRequest, read_request
+from tinydispatch.server.settings import ServerSettings
+
+# Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
+_MAX_READING = 32
+
+
+class Server:
+    """The routes' common state.
+
+    Args:
+        dispatch_log: gets every answer; None writes none.
+    """
+
+    def __init__(self, holder: ModelHolder, settings: ServerSettings, dispatch_log: DispatchLog | None = None) -> None:
+        self.holder, self.settings = holder, settings
+        self.metrics = Metrics(holder)
+        self._dispatch_log = dispatch_log
+        self._created = int(time.time())
+        self._n_open = 0
+        self._mean_s = 0.1  # of a request in the model, the newest counting most
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        limits = self.settings.limits
+        if self._n_open >= limits.max_waiting + _MAX_READING:
+            raise self._queue_full()
+        self._n_open += 1
+        try:
+            body = await read_json_body(request, limits)
+            # Not in the event loop: schemas take milliseconds to check.
+            wanted = await asyncio.to_thread(read_request, body, self.settings)
+            return await self._answer(request, wanted)
+        finally:
+            self._n_open -= 1
+
+    async def _answer(self, request: Request, wanted: ChatRequest) -> Response:
+        timeout_s = self.settings.limits.request_timeout_s
+        try:
+            flight = Flight(self.holder, wanted, timeout_s, request.receive, self._finished)
+        except QueueFullError:
+            raise self._queue_full() from None
+        except StoppingError:
+            raise errors.stopping() from None
+        fields = request.state.fields
+        fields["reply"] = flight.job.id
+        if wanted.is_stream:
+            stream = self._stream(flight, fields)
+            # Its first event decides the status: what goes wrong before it is a plain error.
+            first = await anext(stream)
+            return EventStream(first, stream)
+        async with aclosing(flight.parts()) as parts:
+            async for part in parts:
+                if isinstance(part, Answer):
+                    fields |= _fields(part)
+                    return _json(completion(flight.job, part, self.settings.model_name))
+        raise AssertionError("a flight ends in an answer or an error")
+
+    async def _stream(self, flight: Flight, fields: dict[str, object]) -> AsyncGenerator[bytes, None]:
+        chunks: Chunks | None = None
+        async with aclosing(flight.parts()) as parts:
+            try:
+                async for part in parts:
+                    if chunks is None:
+                        chunks = Chunks(flight.job, self.settings.model_name, flight.job.serving_id)
+                        yield chunks.first()
+                    if isinstance(part, Answer):
+                        fields |= _fields(part)
+                        yield chunks.last(part)
+                    else:
+                        yield chunks.part(part)
+            except Exception as error:
+                if chunks is None:
+                    raise
+                # The status is sent; the official client raises what an event says.
+                shown = self._as_api_error(error)
+                if shown is not None:
+                    yield event(shown.body())
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        del request
+        model = {
+            "id": self.settings.model_name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "tinydispatch",
+        }
+        return _json({"object": "list", "data": [model]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}."""
+        name = request.path_params["name"]
+        if name != self.settings.model_name:
+            raise errors.unknown_model(name)
+        return _json({"id": name, "object": "model", "created": self._created, "owned_by": "tinydispatch"})
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: 200 as long as requests are taken; answers while the model computes."""
+        del request
+        is_ok = self.holder.is_working
+        body = {
+            "status": "ok" if is_ok else "stopping",
+            "model": self.settings.model_name,
+            "serving": self.holder.serving.id,
+            "waiting": self.holder.n_waiting,
+        }
+        return _json(body, 200 if is_ok else 503)
+
+    async def prometheus(self, request: Request) -> Response:
+        """GET /metrics."""
+        del request
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """What went wrong, as the OpenAI API would say it."""
+        shown = self._as_api_error(error) or ApiError(499, "The client closed the connection.")
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            shown = ApiError(404, f"Invalid URL ({request.method} {request.url.path})")
+        elif isinstance(error, HTTPException) and error.status_code == 405:
+            message = f"Not allowed to {request.method} on {request.url.path}."
+            shown = ApiError(405, message, code="method_not_allowed", headers=error.headers or {})
+        request.state.fields["error"] = shown.code or shown.type
+        return Response(json_bytes(shown.body()), shown.status, dict(shown.headers), "application/json")
+
+    def _as_api_error(self, error: BaseException) -> ApiError | None:
+        """None for a client that has gone."""
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, ClientGoneError):
+            self.metrics.gone()
+            return None
+        if not isinstance(error, HTTPException):
+            log("error", logging.ERROR, exception=error)
+        return errors.internal()
+
+    def _queue_full(self) -> ApiError:
+        return errors.queue_full(min(30.0, max(0.1, self._mean_s * self.holder.n_waiting / 2)))
+
+    def _finished(self, request: ChatRequest, answer: Answer) -> None:
+        """In the model's thread, before the answer is sent."""
+        self._mean_s += 0.1 * (answer.model_s - self._mean_s)
+        self.metrics.answer(answer)
+        if self._dispatch_log is not None and request.may_log:
+            self._dispatch_log.write(
+                messages=request.messages,
+                tools=request.tools,
+                dispatch=answer.dispatch,
+                reference_date=answer.reference_date,
+                model=answer.serving_id,
+                session=request.session,
+            )
+
+
+class EventStream(Response):
+    """Sends events as they come. Starlette's own would listen for the client's leaving a second time."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.headers["content-type"] = "text/event-stream; charset=utf-8"
+        self._first, self._rest = first, rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            async for chunk in self._rest:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            await self._rest.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application; when it is shut down it finishes what was taken and closes the model."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        yield
+        await asyncio.to_thread(server.holder.close)
+
+    telemetry = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, telemetry=telemetry)  # type: ignore[arg-type]
+    app.add_route("/v1/chat/completions", server.chat, ["POST"])
+    app.add_route("/v1/models", server.models, ["GET"])
+    app.add_route("/v1/models/{name:path}", server.model, ["GET"])
+    app.add_route("/health", server.health, ["GET"])
+    app.add_route("/metrics", server.prometheus, ["GET"])
+    for kind in (ApiError, HTTPException, ClientGoneError):
+        app.add_exception_handler(kind, server.refuse)
+    app.add_middleware(Guard, settings=server.settings, refuse=server.refuse)
+    app.add_middleware(RequestLog, metrics=server.metrics)
+    return app
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(json_bytes(value), status, media_type="application/json")
+
+
+def _fields(answer: Answer) -> dict[str, object]:
+    """What a log line says about an answer: numbers, no words."""
+    dispatch = answer.dispatch
+    return {
+        "serving": answer.serving_id,
+        "finish": answer.finish_reason,
+        "calls": len(answer.calls),
+        "queue_ms": round(1000 * answer.queue_s, 2),
+        "model_ms": round(1000 * answer.model_s, 2),
+        "prompt_tokens": dispatch.tokens.prompt,
+        "cached_tokens": dispatch.tokens.cached,
+        "generated_tokens": dispatch.tokens.generated,
+        "confidence": round(dispatch.confidence, 4),
+    }

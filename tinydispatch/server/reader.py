@@ -1,0 +1,96 @@
+"""A reply as it is being written → texts and finished calls, so that a stream never shows half a call."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from tinydispatch.formats import CALL_END, CALL_START, UnparsedToolCall, parse_reply
+from tinydispatch.tools import CallViolation, Tool, ToolCall, check_calls
+
+# What becomes certain: a piece of text, or a whole call.
+Delta = str | ToolCall
+
+
+class ReplyReader:
+    """Takes the reply's bytes piece by piece; `feed` and `end` return what became certain.
+
+    However the bytes are cut, all texts together are `parse_reply(…).content` and the calls are its calls, but for
+    those that break their tool's schema: they stand in `violations` and are not returned. `is_stopped` turns True when
+    one of `stop` occurs in the text, which then ends before it.
+    """
+
+    def __init__(self, tools: Sequence[Tool], stop: Sequence[str] = ()) -> None:
+        self.violations: list[CallViolation] = []
+        self.unparsed: list[UnparsedToolCall] = []
+        self.is_stopped = False
+        self._tools, self._stop = tools, tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unread = ""  # may hold a marker, or the beginning of one
+        self._held = ""  # text that may be white space at the end, or the beginning of a stop
+        self._is_in_call = False
+        self._has_text = False
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """What became certain with these bytes."""
+        self._unread += self._decoder.decode(data)
+        return self._read()
+
+    def end(self) -> list[Delta]:
+        """What was held back, now that nothing follows."""
+        self._unread += self._decoder.decode(b"", final=True)
+        found = self._read()
+        if self._is_in_call:
+            self.unparsed.append(UnparsedToolCall(self._unread, "the call is never closed"))
+        elif not self.is_stopped:
+            self._held += self._unread
+        self._unread = ""
+        return found + [text for text in [*self._certain_text(), self._held.rstrip()] if text]
+
+    def _read(self) -> list[Delta]:
+        found: list[Delta] = []
+        while not self.is_stopped:
+            marker = CALL_END if self._is_in_call else CALL_START
+            before, is_found, after = self._unread.partition(marker)
+            if not is_found:
+                break
+            self._unread = after
+            if self._is_in_call:
+                found += self._read_call(before)
+            else:
+                self._held += before
+                found += self._certain_text()
+            self._is_in_call = not self._is_in_call
+        if not self._is_in_call and not self.is_stopped:
+            size = _beginning_at_end(self._unread, CALL_START)
+            self._held += self._unread[: len(self._unread) - size]
+            self._unread = self._unread[len(self._unread) - size :]
+            found += self._certain_text()
+        return found
+
+    def _read_call(self, body: str) -> list[Delta]:
+        parsed = parse_reply(f"{CALL_START}{body}{CALL_END}")
+        violations = check_calls(parsed.calls, self._tools)
+        self.unparsed += parsed.unparsed
+        self.violations += violations
+        return [] if violations else list(parsed.calls)
+
+    def _certain_text(self) -> list[Delta]:
+        text = self._held if self._has_text else self._held.lstrip()
+        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        if places:
+            self.is_stopped = True
+            text = text[: min(places)].rstrip()
+            self._held = ""
+        else:
+            size = max((_beginning_at_end(text, stop) for stop in self._stop), default=0)
+            end = len(text[: len(text) - size].rstrip())
+            text, self._held = text[:end], text[end:]
+        self._has_text = self._has_text or bool(text)
+        return [text] if text else []
+
+
+def _beginning_at_end(text: str, marker: str) -> int:
+    """How many characters at the end of `text` are a beginning of `marker`."""
+    sizes = range(min(len(text), len(marker) - 1), 0, -1)
+    return next((size for size in sizes if text.endswith(marker[:size])), 0)

@@ -1,0 +1,67 @@
+"""Runs the server until SIGTERM or Ctrl-C, then finishes what it took."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Generator
+
+import uvicorn
+
+from tinydispatch.dispatch_log import DispatchLog
+from tinydispatch.server.app import Server, create_app
+from tinydispatch.server.holder import ModelHolder
+from tinydispatch.server.logs import log
+from tinydispatch.server.settings import ServerSettings
+
+# On top of the time limit of a request that was just taken.
+_GRACE_S = 5.0
+
+
+class _Uvicorn(uvicorn.Server):
+    """Ends with status 0 after a signal, where uvicorn would raise the signal once more."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        log("stopping", signal=signal.Signals(sig).name)
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def make_uvicorn(holder: ModelHolder, settings: ServerSettings, dispatch_log: DispatchLog | None) -> uvicorn.Server:
+    """The HTTP server around the application, not yet started."""
+    return _Uvicorn(
+        uvicorn.Config(
+            create_app(Server(holder, settings, dispatch_log)),
+            host=settings.host,
+            port=settings.port,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(settings.limits.request_timeout_s + _GRACE_S),
+        )
+    )
+
+
+def run_server(holder: ModelHolder, settings: ServerSettings, dispatch_log: DispatchLog | None = None) -> None:
+    """Serve until a signal comes. The holder is closed in the end, whatever happens.
+
+    Raises:
+        SystemExit: the address cannot be listened on; the reason is logged.
+    """
+    log("serving", host=settings.host, port=settings.port, model=settings.model_name, id=holder.serving.id)
+    try:
+        make_uvicorn(holder, settings, dispatch_log).run()
+    finally:
+        holder.close()
+        log("stopped")
