@@ -79,7 +79,7 @@ class PlaybackRuntime:
         logits: Logits = self.decode_all(ids)[-1]
         return logits
 
-    def decode_all(self, ids: Sequence[int]) -> Logits:
+    def decode_all(self, ids: Sequence[int], first: int = 0) -> Logits:
         assert ids, "nothing to decode"
         assert len(self.cached_ids) + len(ids) <= self.n_ctx, "the context is full"
         self.decoded.append(list(ids))
@@ -87,7 +87,7 @@ class PlaybackRuntime:
         for token in ids:
             self.cached_ids.append(token)
             rows.append(self._logits())
-        return np.stack(rows)
+        return np.stack(rows[first:])
 
     def _logits(self) -> Logits:
         """The reply's next id is likely, wherever the ids after the last opening are a start of the reply."""

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tinydispatch.confidence import (
-    Calibration,
-    CallConfidence,
-    calibration_path,
-    call_confidences,
-    load_calibration,
-    reply_confidence,
-)
+from tinydispatch.calibration import Calibration, calibration_path, load_calibration
+from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Listener
 from tinydispatch.decoding.reply import ToolChoice
 from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts
@@ -36,6 +31,8 @@ from tinydispatch.tools import CallViolation, Message, Role, Tool, ToolCall, che
 
 DEFAULT_MAX_NEW_TOKENS = 384
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Dispatch:
@@ -45,8 +42,8 @@ class Dispatch:
     is what looked like a call and could not be read. `is_complete` is False when the reply was cut off: a call that was
     cut stands in `unparsed` and never in `calls`.
 
-    `confidence` is the calibrated probability that the reply is right, `confidences` hold the parts of each call.
-    `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up.
+    `confidence` is the calibrated probability that the reply is right; `confidences` are those of its calls and their
+    parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up.
     """
 
     calls: tuple[ToolCall, ...]
@@ -76,8 +73,10 @@ class Dispatcher:
         tools: offered to every call that brings none of its own.
         reference_date: "today" for relative dates; None takes the day of each call.
         options: which of the engine's techniques are used; all of them unless said otherwise.
-        cache: a folder that keeps the state of tool prompts between starts; None keeps them in memory only.
-        calibration: how probabilities become confidences; None takes the one beside the model file, if there is one.
+        cache: a folder that keeps the state of tool prompts between starts; None keeps them in memory only. What it
+            holds for `tools` is loaded at once.
+        calibration: how probabilities become confidences; None takes the one beside the model file, if there is one and
+            it was fitted to that very file.
 
     Raises:
         GgufError: the file is damaged or foreign.
@@ -104,10 +103,12 @@ class Dispatcher:
         self.max_new_tokens = max_new_tokens
         self._is_owner = isinstance(model, Path)
         self._runtime = open_model(model, n_ctx, threads) if isinstance(model, Path) else model
-        self.calibration = calibration or (_calibration_beside(model) if isinstance(model, Path) else Calibration())
         try:
+            self.calibration = calibration or _calibration_beside(self._runtime)
             self._engine = Engine(self._runtime, options, PrefixCache(_cache_owner(self._runtime), cache))
             self._engine.prepare(self.tools)
+            if cache is not None:
+                self._engine.warm_up(with_reference_date((), reference_date or dt.date.today()), self.tools)
         except BaseException:
             self.close()
             raise
@@ -146,7 +147,7 @@ class Dispatcher:
             dated, offered, limit, choice=choice, is_parallel=is_parallel, listener=listener
         )
         parsed = parse_reply(completion.text)
-        confidence = self.calibration(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
+        confidence = self.calibration.reply(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
         return Dispatch(
             calls=parsed.calls,
             reply=parsed.content,
@@ -156,7 +157,7 @@ class Dispatcher:
             timings=completion.timings,
             tokens=completion.tokens,
             confidence=confidence,
-            confidences=call_confidences(completion.text, completion.choices),
+            confidences=tuple(map(self.calibration.of_call, call_confidences(completion.text, completion.choices))),
             is_confident=confidence >= self.calibration.threshold,
         )
 
@@ -176,9 +177,19 @@ class Dispatcher:
         self.close()
 
 
-def _calibration_beside(model: Path) -> Calibration:
-    path = calibration_path(model)
-    return load_calibration(path) if path.is_file() else Calibration()
+def _calibration_beside(runtime: Runtime) -> Calibration:
+    if not isinstance(runtime, GgufModel) or not (path := calibration_path(runtime.path)).is_file():
+        return Calibration()
+    found = load_calibration(path)
+    if found.model not in ("", model_fingerprint(runtime)):
+        _LOG.warning("%s: fitted to another model file and not used; run scripts.calibrate_dispatch again", path)
+        return Calibration()
+    return found
+
+
+def model_fingerprint(runtime: Runtime) -> str:
+    """Tells one model file's weights and template from another's, whatever its name; "" for what is no file."""
+    return fingerprint(runtime.header, "calibration").hex() if isinstance(runtime, GgufModel) else ""
 
 
 def _cache_owner(runtime: Runtime) -> bytes:

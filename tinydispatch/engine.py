@@ -27,6 +27,10 @@ _MAX_GRAMMARS = 32
 _WORTH_A_STATE = 32
 
 
+class PromptTooLongError(ValueError):
+    """A conversation that leaves no room for a reply; the message says how long it is and what to do."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """The engine's techniques, each of which can be switched off; none but the constraint changes a reply.
@@ -97,7 +101,8 @@ class Engine:
     def __init__(
         self, runtime: Runtime, options: EngineOptions | None = None, prefixes: PrefixCache | None = None
     ) -> None:
-        self.runtime, self.options, self.prefixes = runtime, options or EngineOptions(), prefixes
+        self.runtime, self.options = runtime, options or EngineOptions()
+        self.prefixes = prefixes if self.options.reuses_prefix else None
         self._grammars: OrderedDict[tuple[str, ReplyShape], llguidance.LLMatcher] = OrderedDict()
         self._tools: tuple[Sequence[Tool], str] = ((), "[]")
         self._texts = token_texts(runtime)
@@ -113,6 +118,14 @@ class Engine:
             ValueError: the model's template writes calls in another form than the reader of replies knows.
         """
         self._constraint(tools, choice, is_parallel)
+
+    def warm_up(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        """Load what is kept of the prompt that begins so, and take the grammar's first step; how many ids it holds.
+
+        A first call then finds what a later one would. Without a kept state nothing is evaluated.
+        """
+        self._constraint(tools, ToolChoice.AUTO, is_parallel=True).mask()
+        return self._load_prefix(self._opening(messages, tools)[:-1], len(self.runtime.cached_ids))
 
     def complete(
         self,
@@ -131,15 +144,15 @@ class Engine:
             listener: hears the bytes of each id as it is decided, and ends the reply by returning False.
 
         Raises:
-            ValueError: the prompt does not fit the context, the template cannot render the conversation, or a schema
-                cannot be expressed as a grammar.
+            PromptTooLongError: the prompt does not fit the context.
+            ValueError: the template cannot render the conversation, or a schema cannot be expressed as a grammar.
         """
         started = time.perf_counter()
         constraint = self._constraint(tools, choice, is_parallel)
         prompt = encode_prompt(self.runtime, messages, tools)
         room = self.runtime.n_ctx - len(prompt)
         if room < 1:
-            raise ValueError(
+            raise PromptTooLongError(
                 f"the prompt of {len(prompt)} tokens does not fit the context of {self.runtime.n_ctx}, which the reply "
                 "shares: shorten the conversation, offer fewer tools or raise n_ctx"
             )

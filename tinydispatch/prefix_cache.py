@@ -14,7 +14,7 @@ import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +65,9 @@ class PrefixCache:
         self._owner = hashlib.blake2b(owner, digest_size=_DIGEST_BYTES).hexdigest()
         self._folder, self._memory_bytes, self._disk_bytes = folder, memory_bytes, disk_bytes
         self._states: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
+        # Shared with the thread that writes: only operations that Python does in one step, and no name is sure to stay.
         self._files: dict[tuple[int, ...], Path] = {}
         self._writer: ThreadPoolExecutor | None = None
-        self._writes: list[Future[None]] = []
         if folder is not None:
             self._list_files(folder)
 
@@ -92,8 +92,7 @@ class PrefixCache:
         self._keep_in_memory(key, state)
         if self._folder is not None:
             self._writer = self._writer or ThreadPoolExecutor(1, "prefix-cache")
-            self._writes = [write for write in self._writes if not write.done()]
-            self._writes.append(self._writer.submit(self._write, self._folder, key, state))
+            self._writer.submit(self._write, self._folder, key, state)
 
     def drop(self, ids: Sequence[int]) -> None:
         """Forget a state that turned out to be unusable, and delete its file."""
@@ -113,13 +112,15 @@ class PrefixCache:
         if ids in self._states:
             self._states.move_to_end(ids)
             return self._states[ids]
-        path = self._files[ids]
+        path = self._files.get(ids)
+        if path is None:  # dropped for a newer one meanwhile
+            return None
         try:
             data = path.read_bytes()
             # The time of last use, by which the oldest is dropped.
             os.utime(path)
         except OSError:  # another process has dropped it
-            del self._files[ids]
+            self._files.pop(ids, None)
             return None
         state = data[_head_bytes(len(ids)) :]
         self._keep_in_memory(ids, state)
@@ -170,7 +171,8 @@ class PrefixCache:
             if total <= self._disk_bytes or path == newest:
                 break
             _delete(path)
-            self._files = {ids: file for ids, file in self._files.items() if file != path}
+            for ids in [ids for ids, file in list(self._files.items()) if file == path]:
+                self._files.pop(ids, None)
             total -= size
 
 

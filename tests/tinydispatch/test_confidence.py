@@ -1,19 +1,9 @@
 from __future__ import annotations
 
-import random
-from pathlib import Path
-
 import pytest
 
 from tinydispatch import formats
-from tinydispatch.confidence import (
-    Calibration,
-    calibration_error,
-    call_confidences,
-    fit_calibration,
-    load_calibration,
-    reply_confidence,
-)
+from tinydispatch.confidence import call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Choice
 from tinydispatch.tools import ToolCall
 
@@ -45,29 +35,3 @@ def test_words_are_as_sure_as_the_choice_to_speak() -> None:
 def test_a_call_that_is_cut_or_no_call_has_no_confidence() -> None:
     for text in ("", "hi", "<tool_call>{", "<tool_call>nonsense</tool_call>", '<tool_call>{"name": 3'):
         assert call_confidences(text, [Choice(0, 0.5)]) == ()
-
-
-def test_calibration_finds_how_overconfident_a_model_is(tmp_path: Path) -> None:
-    rng = random.Random(5)
-    raw = [rng.uniform(0.5, 0.999) for _ in range(800)]
-    right = [rng.random() < 0.5 * value for value in raw]
-    fitted = fit_calibration(raw, right)
-    before, after = calibration_error(raw, right), calibration_error([fitted(value) for value in raw], right)
-    assert after < 0.08 < 0.3 < before
-    fitted.save(tmp_path / "c.json")
-    assert load_calibration(tmp_path / "c.json") == fitted
-
-
-def test_a_calibration_never_turns_the_order_of_replies() -> None:
-    fitted = Calibration(0.5, -1.0)
-    values = [fitted(value) for value in (0.0, 0.1, 0.5, 0.9, 1.0)]
-    assert values == sorted(values)
-    assert all(0 <= value <= 1 for value in values)
-
-
-def test_what_cannot_be_calibrated_or_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 right and 0 wrong"):
-        fit_calibration([0.5, 0.6], [True, True])
-    (tmp_path / "c.json").write_text('{"slope": "steep"}')
-    with pytest.raises(ValueError, match=r"c\.json: expected numbers"):
-        load_calibration(tmp_path / "c.json")

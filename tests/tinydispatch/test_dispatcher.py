@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures_gguf import QUESTION, TAUGHT_CALL, TODAY, WEATHER, PlaybackRuntime, taught_export
+from tests.fixtures_gguf import QUESTION, TAUGHT_CALL, TODAY, WEATHER, PlaybackRuntime, taught_export, tiny_export
 from tinydispatch import formats
+from tinydispatch.calibration import Calibration, calibration_path
 from tinydispatch.decoding.reply import ToolChoice
-from tinydispatch.dispatcher import Dispatcher
+from tinydispatch.dispatcher import Dispatcher, model_fingerprint
 from tinydispatch.engine import EngineOptions
 from tinydispatch.ggml.header import GgufError
+from tinydispatch.ggml.open import open_model
 from tinydispatch.prefix_cache import shared_prefix
 from tinydispatch.tools import Message, Role, Tool, ToolCall
 
@@ -107,6 +110,31 @@ def test_a_new_dispatcher_finds_the_prefix_on_disk(tmp_path: Path) -> None:
         dispatcher.close()
 
 
+def test_a_new_dispatcher_loads_the_kept_prefix_before_its_first_call(tmp_path: Path) -> None:
+    first = Dispatcher(PlaybackRuntime("ok"), [WEATHER], TODAY, cache=tmp_path)
+    n_prompt = first.dispatch("a question").tokens.prompt
+    first.close()
+    runtime = PlaybackRuntime("ok")
+    with Dispatcher(runtime, [WEATHER], TODAY, cache=tmp_path) as dispatcher:
+        assert len(runtime.cached_ids) > n_prompt - 60
+        assert runtime.decoded == []
+        assert dispatcher.dispatch("another").tokens.cached > n_prompt - 60
+
+
+def test_a_dispatcher_without_kept_prefix_evaluates_nothing_before_its_first_call(tmp_path: Path) -> None:
+    runtime = PlaybackRuntime("ok")
+    with Dispatcher(runtime, [WEATHER], TODAY, cache=tmp_path):
+        assert (list(runtime.cached_ids), runtime.decoded) == ([], [])
+
+
+def test_an_engine_that_reuses_nothing_leaves_kept_states_alone(tmp_path: Path) -> None:
+    options = EngineOptions(reuses_prefix=False)
+    for _ in range(2):
+        with Dispatcher(PlaybackRuntime("ok"), [WEATHER], TODAY, options=options, cache=tmp_path) as dispatcher:
+            assert dispatcher.dispatch("hi").tokens.cached == 0
+            assert dispatcher.dispatch("hi").tokens.cached == 0
+
+
 def test_a_reply_is_cut_at_the_token_limit_and_says_so() -> None:
     runtime = PlaybackRuntime("abcdefgh")
     dispatch = Dispatcher(runtime, [WEATHER], TODAY, max_new_tokens=3).dispatch("hi")
@@ -193,3 +221,21 @@ def test_an_exported_model_dispatches_what_it_was_taught(index: int) -> None:
 )
 def test_shared_prefix_counts_equal_items_at_the_start(left: list[int], right: list[int], length: int) -> None:
     assert shared_prefix(left, right) == length
+
+
+def test_a_calibration_counts_only_beside_the_very_file_that_it_was_fitted_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.symlink_to(tiny_export().files[0].path)
+    with open_model(model, 64) as runtime:
+        fitted = Calibration(threshold=0.9, model=model_fingerprint(runtime))
+    fitted.save(calibration_path(model))
+    with Dispatcher(model, [WEATHER], TODAY, n_ctx=64) as dispatcher:
+        assert dispatcher.calibration == fitted
+    # A retrained model of the same name and shape.
+    model.unlink()
+    model.symlink_to(taught_export().files[0].path)
+    with caplog.at_level(logging.WARNING), Dispatcher(model, [WEATHER], TODAY, n_ctx=64) as dispatcher:
+        assert dispatcher.calibration == Calibration()
+    assert "fitted to another model file" in caplog.text

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from tests.fixtures_gguf import tiny_export
 from tinydispatch import formats
+from tinydispatch.ggml.bindings import GGML_TYPE_Q8_0
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import default_threads
+from tinydispatch.ggml.state import StateError
 
 _IDS = list(range(20, 90))
 
@@ -33,6 +35,36 @@ def test_decoding_at_once_and_one_by_one_give_the_same_logits(model: LlamaModel)
     assert at_once.shape == (len(_IDS), model.n_vocab)
     # Batched and single products sum in another order, in 16 bits.
     np.testing.assert_allclose(at_once, one_by_one, atol=0.05)
+
+
+def test_only_the_logits_that_are_asked_for_come_back_and_they_are_the_same(model: LlamaModel) -> None:
+    model.truncate(0)
+    expected = model.decode_all(_IDS)
+    for first in (0, 3, len(_IDS) - 1):
+        model.truncate(0)
+        rows = model.decode_all(_IDS, first)
+        assert rows.shape == (len(_IDS) - first, model.n_vocab)
+        np.testing.assert_allclose(rows, expected[first:], atol=0.05)
+
+
+def test_a_state_of_other_numbers_or_another_attention_is_refused() -> None:
+    class Eight(LlamaModel):
+        flash_attention = 1
+        cache_type = GGML_TYPE_Q8_0
+
+    class Flash(LlamaModel):
+        flash_attention = 1
+
+    path = tiny_export().files[0].path
+    with LlamaModel(path, n_ctx=64) as plain, Flash(path, n_ctx=64) as flash, Eight(path, n_ctx=64) as eight:
+        expected = plain.decode(_IDS[:20])
+        state = plain.save_state()
+        for other in (flash, eight):
+            with pytest.raises(StateError, match="another kind of cache"):
+                other.load_state(state)
+        np.testing.assert_allclose(flash.decode(_IDS[:20]), expected, atol=0.1)
+        assert len(eight.decode(_IDS[:20])) == len(expected)
+        assert len(eight.save_state()) < len(flash.save_state())
 
 
 def test_a_truncated_cache_continues_like_a_fresh_one(model: LlamaModel) -> None:

@@ -76,6 +76,19 @@ def test_the_least_recently_used_file_goes_first(tmp_path: Path) -> None:
     assert [left.holds([number]) for number in (1, 2, 3)] == [True, False, True]
 
 
+def test_a_file_that_another_process_dropped_is_done_without(tmp_path: Path) -> None:
+    cache = _saved(tmp_path)
+    cache.put([1, 2], b"short")
+    cache.close()
+    (short,) = tmp_path.iterdir()
+    cache.put([1, 2, 3], b"long")
+    cache.close()
+    again = _saved(tmp_path)
+    next(path for path in tmp_path.iterdir() if path != short).unlink()
+    assert again.find([1, 2, 3, 4], 0) == ((1, 2), b"short")
+    assert not again.holds([1, 2, 3])
+
+
 def test_memory_is_bounded_and_holds_the_latest() -> None:
     cache = PrefixCache(b"model", memory_bytes=2500)
     for number in (1, 2, 3):

@@ -66,6 +66,7 @@ class GreedyDecoder:
         """The ids that every reply begins with; they are to be evaluated with the prompt."""
         ids = self.constraint.take_forced()
         self._record(ids)
+        self.result.n_forced += len(ids)
         return ids
 
     def run(self, logits: Logits, limit: int) -> Decoding:
@@ -123,11 +124,11 @@ class GreedyDecoder:
         if self.drafter is not None:
             guess = self.constraint.likely(self.drafter(self.result.ids))[: max(0, room - 1)]
         if guess:
-            rows = self.runtime.decode_all([*pending, *guess])
+            # The ids before the last pending one are decided: their logits, an output matrix each, are not needed.
+            rows = self.runtime.decode_all([*pending, *guess], len(pending) - 1)
             self.result.n_drafted += len(guess)
-            first = len(pending) - 1
-            self._ahead = [(token, rows[first + 1 + index]) for index, token in enumerate(guess)]
-            logits: Logits = rows[first]
+            self._ahead = list(zip(guess, rows[1:], strict=True))
+            logits: Logits = rows[0]
         else:
             logits = self.runtime.decode(pending)
         elapsed = time.perf_counter() - started

@@ -17,7 +17,7 @@ from tinydispatch.ggml import bindings
 
 LIBRARY_VARIABLE = "TINYDISPATCH_LLAMA_LIB"
 _WHEEL = "xllamacpp"
-_PIN = "xllamacpp==2026.10.11549"
+PIN = "xllamacpp==2026.10.11549"
 
 logger = logging.getLogger("tinydispatch.llama")
 # A library stays silent unless the application configures logging.
@@ -69,7 +69,7 @@ class LlamaLibrary:
         if version != bindings.LLAMA_VERSION:
             raise LlamaLibraryError(
                 f"{self.path}: llama.cpp {version} is not supported, because its structs may be laid out differently; "
-                f"supported is {bindings.LLAMA_VERSION} (build 11549), which `pip install {_PIN}` brings"
+                f"supported is {bindings.LLAMA_VERSION} (build 11549), which `pip install {PIN}` brings"
             )
         return version
 
@@ -78,7 +78,7 @@ class LlamaLibrary:
             try:
                 function = getattr(self.c, name)
             except AttributeError:
-                raise LlamaLibraryError(f"{self.path}: lacks the function {name}; install {_PIN}") from None
+                raise LlamaLibraryError(f"{self.path}: lacks the function {name}; install {PIN}") from None
             function.restype, function.argtypes = result, arguments
 
     def _check_layout(self, parameters: ctypes.Structure, expected: Mapping[str, object]) -> None:
@@ -86,7 +86,7 @@ class LlamaLibrary:
             if getattr(parameters, field) != value:
                 raise LlamaLibraryError(
                     f"{self.path}: another struct layout than build 11549's ({type(parameters).__name__}.{field} is "
-                    f"{getattr(parameters, field)!r} by default, expected {value!r}); install {_PIN}"
+                    f"{getattr(parameters, field)!r} by default, expected {value!r}); install {PIN}"
                 )
 
     def _load_backends(self) -> None:
@@ -151,12 +151,12 @@ def find_library() -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # finds without importing: the import would start its own server code
     if spec is None or spec.origin is None:
         raise LlamaLibraryError(
-            f"no llama.cpp library: run `pip install {_PIN}`, or set {LIBRARY_VARIABLE} to a libllama.so of build 11549"
+            f"no llama.cpp library: run `pip install {PIN}`, or set {LIBRARY_VARIABLE} to a libllama.so of build 11549"
         )
     folder = Path(spec.origin).parent
     candidates = sorted(folder.glob(f"{_WHEEL}*.so"))
     if not candidates:
-        raise LlamaLibraryError(f"{folder}: holds no {_WHEEL}*.so; reinstall {_PIN}")
+        raise LlamaLibraryError(f"{folder}: holds no {_WHEEL}*.so; reinstall {PIN}")
     return candidates[0].resolve()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from tinydispatch.ggml.bindings import GGML_TYPE_F16
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.memory import cache_bytes, require_memory
 from tinydispatch.ggml.model import GgufModel
@@ -17,11 +18,23 @@ from tinydispatch.ggml.vocabulary import Vocabulary
 
 _MAX_BATCH = 512
 _SEQUENCE = 0
+# On a CPU, llama.cpp's flash attention is faster for a long prompt, which is computed once and kept, and slower for the
+# few ids at a time that calls consist of. Without it the scores of a batch are kept whole: 4 bytes a position and head.
+_NO_FLASH, _LLAMA_CPPS_CHOICE = 0, -1
+_SHORT_CONTEXT = 4096
 
 
 class LlamaModel(GgufModel):
-    """A model that llama.cpp computes."""
+    """A model that llama.cpp computes.
 
+    `flash_attention` is 0 for off, 1 for on, None for off in contexts as short as a dispatcher's. `cache_type` are the
+    numbers in which keys and values are kept. `python -m scripts.bench_attention` compares.
+    """
+
+    flash_attention: ClassVar[int | None] = None
+    cache_type: ClassVar[int] = GGML_TYPE_F16
+
+    _flash = 0
     _model: int | None = None
     _context: int | None = None
     _batch: Any = None
@@ -40,6 +53,10 @@ class LlamaModel(GgufModel):
         context = self._c.llama_context_default_params()
         context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, min(n_ctx, _MAX_BATCH), min(n_ctx, _MAX_BATCH)
         context.n_threads = context.n_threads_batch = threads
+        short = _NO_FLASH if n_ctx <= _SHORT_CONTEXT else _LLAMA_CPPS_CHOICE
+        self._flash = short if self.flash_attention is None else self.flash_attention
+        context.flash_attn_type = self._flash
+        context.type_k = context.type_v = self.cache_type
         self._context = self._c.llama_init_from_model(self._model, context)
         if not self._context:
             reason = self._library.take_errors() or "not enough memory?"
@@ -87,7 +104,8 @@ class LlamaModel(GgufModel):
 
     @property
     def _cache_kind(self) -> str:
-        return f"llama {self._library.version} f16"
+        # Without flash attention the values are kept transposed.
+        return f"llama {self._library.version} type {self.cache_type} flash {self._flash}"
 
     def _read_cache(self) -> bytes:
         size = int(self._c.llama_state_seq_get_size(self._context, _SEQUENCE))

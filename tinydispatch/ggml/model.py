@@ -189,14 +189,14 @@ class GgufModel(ABC):
         Raises:
             ValueError: `ids` is empty, holds an unknown id, or does not fit the cache.
         """
-        logits: Logits = self._decode(ids, every_position=False)[-1]
+        logits: Logits = self._decode(ids, len(ids) - 1)[-1]
         return logits
 
-    def decode_all(self, ids: Sequence[int]) -> Logits:
-        """Append `ids` to the cache; the logits after each of them, shape (len(ids), vocabulary)."""
-        return self._decode(ids, every_position=True)
+    def decode_all(self, ids: Sequence[int], first: int = 0) -> Logits:
+        """Append `ids` to the cache; the logits after each of them from index `first` on, shape (rest, vocabulary)."""
+        return self._decode(ids, first)
 
-    def _decode(self, ids: Sequence[int], *, every_position: bool) -> Logits:
+    def _decode(self, ids: Sequence[int], first: int) -> Logits:
         self._check_ids(ids)
         if not ids:
             raise ValueError("nothing to decode: no ids were given")
@@ -207,9 +207,7 @@ class GgufModel(ABC):
         rows: list[Logits] = []
         for start in range(0, len(ids), self._max_batch):
             chunk = list(ids[start : start + self._max_batch])
-            is_last = start + len(chunk) == len(ids)
-            wanted = range(len(chunk)) if every_position else ([len(chunk) - 1] if is_last else [])
-            rows += self._compute(chunk, wanted)
+            rows += self._compute(chunk, range(max(first - start, 0), len(chunk)))
             self._cached_ids += chunk
         return np.stack(rows)
 

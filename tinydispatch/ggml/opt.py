@@ -126,7 +126,7 @@ class OptModel(GgufModel):
             chunk = np.asarray(ids[start : start + step], dtype=np.int32)
             graph = self._graph(len(chunk), first + start + len(chunk), has_every_logit)
             rows += list(graph.run(chunk, first + start))
-        return rows if wanted else []
+        return rows[-len(wanted) :] if wanted else []
 
     def _graph(self, n_ids: int, n_positions: int, has_every_logit: bool) -> OptGraph:
         """The graph for so many ids up to that position; the one for single ids outlives those for batches."""

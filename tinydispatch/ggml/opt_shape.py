@@ -9,7 +9,7 @@ from tinydispatch.ggml import bindings
 from tinydispatch.ggml.header import GgufError, GgufHeader
 
 ARCHITECTURE = "opt"
-ACTIVATION_KEY = f"{ARCHITECTURE}.activation_function"
+ACTIVATION_KEY = f"{ARCHITECTURE}.hidden_activation"
 ACTIVATIONS = ("relu", "gelu")
 
 _VECTOR_TYPES = frozenset({bindings.GGML_TYPE_F32})

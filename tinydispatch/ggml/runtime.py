@@ -74,8 +74,8 @@ class Runtime(Protocol):
         """
         ...
 
-    def decode_all(self, ids: Sequence[int]) -> Logits:
-        """Append `ids` to the cache; the logits after each of them, shape (len(ids), vocabulary)."""
+    def decode_all(self, ids: Sequence[int], first: int = 0) -> Logits:
+        """Append `ids` to the cache; the logits after each of them from index `first` on, shape (rest, vocabulary)."""
         ...
 
     def truncate(self, n_positions: int) -> None:

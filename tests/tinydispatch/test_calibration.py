@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures_playback import TODAY, WEATHER, PlaybackRuntime
+from tinydispatch import formats
+from tinydispatch.calibration import (
+    UNREACHABLE,
+    Calibration,
+    Scale,
+    calibration_error,
+    fit_scale,
+    load_calibration,
+    threshold_for,
+)
+from tinydispatch.confidence import CallConfidence
+from tinydispatch.dispatcher import Dispatcher
+from tinydispatch.tools import ToolCall
+
+_CALIBRATION = Calibration(Scale(0.5, -1.0), Scale(2.0, 0.1), Scale(1.0, 0.5), threshold=0.7, model="")
+
+
+def test_a_scale_finds_how_overconfident_a_model_is() -> None:
+    rng = random.Random(5)
+    raw = [rng.uniform(0.5, 0.999) for _ in range(800)]
+    right = [rng.random() < 0.5 * value for value in raw]
+    fitted = fit_scale(raw, right)
+    before, after = calibration_error(raw, right), calibration_error([fitted(value) for value in raw], right)
+    assert after < 0.08 < 0.3 < before
+
+
+def test_a_scale_never_turns_the_order_of_replies() -> None:
+    values = [Scale(0.5, -1.0)(value) for value in (0.0, 0.1, 0.5, 0.9, 1.0)]
+    assert values == sorted(values)
+    assert all(0 <= value <= 1 for value in values)
+
+
+def test_each_part_of_a_call_has_its_own_scale() -> None:
+    raw = CallConfidence(tool=0.9, arguments={"location": 0.8}, call=0.6)
+    scaled = _CALIBRATION.of_call(raw)
+    assert scaled.tool == _CALIBRATION.tool(0.9)
+    assert scaled.arguments == {"location": _CALIBRATION.argument(0.8)}
+    assert scaled.call == _CALIBRATION.reply(0.6)
+    assert Calibration().of_call(raw).call == pytest.approx(0.6)
+
+
+def test_what_cannot_be_fitted_is_said() -> None:
+    with pytest.raises(ValueError, match="2 right and 0 wrong"):
+        fit_scale([0.5, 0.6], [True, True])
+    with pytest.raises(ValueError, match="the surer the model was, the less often it was right"):
+        fit_scale([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [True, True, True, False, False, False])
+
+
+def test_the_threshold_is_the_lowest_from_which_on_few_are_wrong() -> None:
+    confidences = [0.9, 0.8, 0.7, 0.6, 0.5]
+    assert threshold_for(confidences, [True, True, False, True, False], max_error=0.25) == 0.6
+    assert threshold_for(confidences, [True, True, False, True, False], max_error=0.0) == 0.8
+    assert threshold_for(confidences, [True] * 5, max_error=0.0) == 0.5
+
+
+def test_equal_confidences_are_kept_or_handed_up_together() -> None:
+    assert threshold_for([0.8, 0.8, 0.8, 0.8], [True, False, False, False], max_error=0.1) == UNREACHABLE
+    assert threshold_for([0.9, 0.8, 0.8], [True, True, False], max_error=0.1) == 0.9
+
+
+def test_a_model_that_is_never_right_enough_hands_everything_up() -> None:
+    threshold = threshold_for([0.9, 0.8], [False, True], max_error=0.1)
+    calibration = Calibration(threshold=threshold)
+    dispatch = Dispatcher(PlaybackRuntime("ok"), [WEATHER], TODAY, calibration=calibration).dispatch("hi")
+    assert not dispatch.is_confident
+
+
+def test_a_dispatch_says_whether_it_is_below_the_threshold() -> None:
+    runtime = PlaybackRuntime(formats.render_calls([ToolCall("get_weather", {"location": "Oslo"})]))
+    sure = Dispatcher(runtime, [WEATHER], TODAY, calibration=Calibration(threshold=0.5)).dispatch("Oslo?")
+    doubting = Calibration(reply=Scale(1.0, -20.0), threshold=0.5)
+    unsure = Dispatcher(runtime, [WEATHER], TODAY, calibration=doubting).dispatch("Oslo?")
+    assert (sure.is_confident, unsure.is_confident) == (True, False)
+    assert unsure.confidences[0].call < 0.5 < unsure.confidences[0].tool
+
+
+def test_a_saved_calibration_comes_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    _CALIBRATION.save(path)
+    assert load_calibration(path) == _CALIBRATION
+    for text in ('{"slope": "steep"}', "nonsense", "[]", json.dumps({"reply": 3})):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"c\.json: expected numbers"):
+            load_calibration(path)
+    with pytest.raises(ValueError, match=r"absent\.json: cannot be read"):
+        load_calibration(tmp_path / "absent.json")
