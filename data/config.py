@@ -95,9 +95,13 @@ class XlamSource(_FileSource):
 
 
 class HermesSource(_FileSource):
-    """Hermes' shape: `conversations` with `<tool_call>` tags (NousResearch/hermes-function-calling-v1)."""
+    """Hermes' shape: `conversations` with `<tool_call>` tags (NousResearch/hermes-function-calling-v1).
+
+    That data set's other files (JSON mode) call no tools.
+    """
 
     kind: Literal["hermes"]
+    files: tuple[str, ...] = Field(default=("func-calling*.json", "glaive-function-calling-5k.json"), min_length=1)
     licence: str | None = "Apache-2.0"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
 from data.sources.openai_chat import conversation_from_openai
 from data.sources.tagged import result_names, split_calls, tool_list
+from data.sources.xlam import python_typed_tool
 from tinydispatch.tools import Conversation
 
 SOURCE = "when2call"
@@ -18,7 +19,8 @@ _START, _END = "<TOOLCALL>", "</TOOLCALL>"
 def conversation_from_when2call(row: Any, row_id: str) -> Conversation | Rejected:
     """One row `{"tools": ["{…}", …], "messages": [{"role", "content"}]}`; calls stand in `<TOOLCALL>[…]</TOOLCALL>`.
 
-    In the preference file `chosen_response` is the last turn; what was not chosen is left out.
+    In the preference file `chosen_response` is the last turn; what was not chosen is left out. Calls are there alone:
+    the other file holds refusals and questions back.
     """
     try:
         repairs: list[Repair] = []
@@ -28,10 +30,17 @@ def conversation_from_when2call(row: Any, row_id: str) -> Conversation | Rejecte
         chosen = row.get("chosen_response")
         messages = [_message(turn, repairs) for turn in ([*turns, chosen] if chosen is not None else turns)]
         result_names(messages)
-        whole = {"messages": messages, "tools": tool_list(row.get("tools") or [])}
+        whole = {"messages": messages, "tools": [_tool(entry, repairs) for entry in tool_list(row.get("tools") or [])]}
     except RowError as error:
         return Rejected(error.reason, error.detail, row_id, sample_of(row))
     return conversation_from_openai(whole, row_id, (), source=SOURCE, repairs=repairs)
+
+
+def _tool(entry: Any, repairs: list[Repair]) -> dict[str, Any]:
+    """Most of its tools stem from xLAM and keep the types' names in Python."""
+    if not isinstance(entry, Mapping):
+        raise RowError(RejectReason.INVALID_TOOLS, f"a tool that is no object: {sample_of(entry)}")
+    return python_typed_tool(entry, repairs)
 
 
 def _message(turn: Any, repairs: list[Repair]) -> dict[str, Any]:

@@ -55,17 +55,40 @@ def _call(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(entry: Mapping[str, Any], repairs: list[Repair]) -> dict[str, Any]:
-    name, parameters = entry.get("name"), entry.get("parameters") or {}
+    name = entry.get("name")
+    if isinstance(name, str) and allowed_name(name) != name:
+        repairs.append(Repair.TOOL_RENAMED)
+    tool = python_typed_tool(entry, repairs)
+    return {**tool, "name": allowed_name(tool["name"])}
+
+
+def python_typed_tool(entry: Mapping[str, Any], repairs: list[Repair]) -> dict[str, Any]:
+    """A tool whose types are Python's words → one in JSON schema; one that is in JSON schema comes back as it is.
+
+    Parameters stand side by side (`{"city": {"type": "str, optional"}}`) or under `properties` of a "dict"; then
+    `required` may stand beside `parameters`.
+
+    Raises:
+        RowError: no name, or parameters that are no objects.
+    """
+    inner = entry.get("function", entry)
+    inner = inner if isinstance(inner, Mapping) else {}
+    name, parameters = inner.get("name"), inner.get("parameters") or {}
     if not isinstance(name, str) or not isinstance(parameters, Mapping):
         raise RowError(RejectReason.INVALID_TOOLS, f"a tool without 'name' and 'parameters': {sample_of(entry)}")
-    if allowed_name(name) != name:
-        repairs.append(Repair.TOOL_RENAMED)
-    if not isinstance(parameters.get("properties"), Mapping):
-        parameters = _schema(parameters, repairs)
-    return {"name": allowed_name(name), "description": entry.get("description"), "parameters": parameters}
+    listed = parameters.get("properties")
+    if isinstance(listed, Mapping) and parameters.get("type") == "object":
+        schema = dict(parameters)
+    elif isinstance(listed, Mapping):
+        required = parameters.get("required", inner.get("required"))
+        schema = _schema(listed, repairs, required if isinstance(required, list) else None)
+    else:
+        schema = _schema(parameters, repairs)
+    return {"name": name, "description": inner.get("description"), "parameters": schema}
 
 
-def _schema(parameters: Mapping[str, Any], repairs: list[Repair]) -> dict[str, Any]:
+def _schema(parameters: Mapping[str, Any], repairs: list[Repair], listed: list[Any] | None = None) -> dict[str, Any]:
+    """`listed` names the required ones; without it, those are required that are neither optional nor have a default."""
     properties: dict[str, Any] = {}
     required = []
     for name, spec in parameters.items():
@@ -75,7 +98,10 @@ def _schema(parameters: Mapping[str, Any], repairs: list[Repair]) -> dict[str, A
         properties[str(name)] = _type(words.removesuffix(",").strip(), repairs)
         if spec.get("description"):
             properties[str(name)]["description"] = str(spec["description"])
-        if "optional" not in f"{rest}{spec.get('type', '')}".lower() and "default" not in spec:
+        if isinstance(spec.get("enum"), list) and spec["enum"]:
+            properties[str(name)]["enum"] = spec["enum"]
+        is_optional = "optional" in f"{rest}{spec.get('type', '')}".lower() or "default" in spec
+        if name in listed if listed is not None else not is_optional:
             required.append(str(name))
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     return {**schema, "required": required} if required else schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,40 @@ def test_when2call_rows_show_calls_and_refusals() -> None:
         assert kept(conversation_from_when2call(row, "r")).category == category
         preference = {"tools": [json.dumps(TOOL)], "messages": [ask], "chosen_response": reply, "rejected_response": {}}
         assert kept(conversation_from_when2call(preference, "r")).category == category
+
+
+PYTHON_TYPED = {
+    "name": "get_rate", "description": "A rate", "required": ["base"],
+    "parameters": {"type": "dict", "properties": {
+        "base": {"type": "str", "description": "code", "enum": ["USD", "EUR"]},
+        "days": {"type": "int, optional"}, "exact": {"type": "bool", "default": True}}},
+}  # fmt: skip
+
+
+def test_when2calls_tools_in_pythons_words_become_json_schemas() -> None:
+    ask = {"role": "user", "content": "What is a dollar worth?"}
+    reply = {"role": "assistant", "content": f"<TOOLCALL>[{json.dumps(CALL)}]</TOOLCALL>"}
+    row = {"tools": [json.dumps(PYTHON_TYPED)], "messages": [ask], "chosen_response": reply}
+    assert kept(conversation_from_when2call(row, "r")).tools[0].parameters == {
+        "type": "object",
+        "properties": {
+            "base": {"type": "string", "description": "code", "enum": ["USD", "EUR"]},
+            "days": {"type": "integer"},
+            "exact": {"type": "boolean"},
+        },
+        "required": ["base"],
+    }
+    wrong = {**reply, "content": reply["content"].replace("USD", "GBP")}
+    conversation = conversation_from_when2call({**row, "chosen_response": wrong}, "r")
+    assert isinstance(conversation, Conversation)
+    assert check_conversation(conversation) is not None
+
+
+def test_of_hermes_on_the_hub_only_files_that_call_tools_are_read() -> None:
+    names = ["func-calling.json", "func-calling-singleturn.json", "glaive-function-calling-5k.json"]
+    others = ["json-mode-agentic.json", "json-mode-singleturn.json"]
+    patterns = HermesSource(kind="hermes", hub="NousResearch/hermes-function-calling-v1").files
+    assert [name for name in [*names, *others] if any(fnmatch(name, pattern) for pattern in patterns)] == names
 
 
 LOG = {
