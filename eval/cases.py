@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,20 @@ from eval.expected import ExpectedCall
 from eval.places import Place, SuiteError
 from eval.simulators import BUNDLED_SIMULATORS, SIMULATORS_VERSION, Simulator, described, load_simulators
 from tinydispatch.bundled import bundled_tools, load_tools
+from tinydispatch.formats import ParsedReply
 from tinydispatch.tools import Tool, ToolError
 
-__all__ = ["SUITES_DIR", "Case", "ExpectedCall", "Suite", "load_case_texts", "load_suite", "shipped_suites"]
+__all__ = [
+    "SUITES_DIR",
+    "Case",
+    "ExpectedCall",
+    "LenientRule",
+    "Suite",
+    "case_texts_by_suite",
+    "load_case_texts",
+    "load_suite",
+    "shipped_suites",
+]
 
 SUITES_DIR = Path(__file__).parent / "suites"
 _SUITE_KEYS = {"name", "description", "tools", "categories", "simulators"}
@@ -25,8 +36,19 @@ _DERIVED_KEYS = {"name", "description", "derived_from", "seed", "distractors"}
 
 
 @dataclass(frozen=True)
+class LenientRule:
+    """Another rule by which replies are scored as well; its score has a column of its own, under `name`."""
+
+    name: str
+    passes: Callable[[Case, ParsedReply], bool]
+
+
+@dataclass(frozen=True)
 class Suite:
-    """Cases with the tools they are written against; `fingerprint` changes with either, or with the simulators."""
+    """Cases with the tools they are written against; `fingerprint` changes with either, or with the simulators.
+
+    `notes` say what of a data set is not among the cases.
+    """
 
     name: str
     description: str
@@ -36,6 +58,8 @@ class Suite:
     fingerprint: str
     simulators: Mapping[str, Simulator] = field(default_factory=dict, repr=False, compare=False)
     is_derived: bool = False
+    lenient: LenientRule | None = field(default=None, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     def tools_for(self, case: Case) -> tuple[Tool, ...]:
         """The tools on offer in `case`, in the suite's order unless the case brings its own."""
@@ -47,28 +71,49 @@ def shipped_suites() -> list[str]:
     return sorted(path.parent.name for path in SUITES_DIR.glob("*/suite.json"))
 
 
-def load_suite(name_or_path: str | Path) -> Suite:
-    """Read a shipped suite by name, or any folder that holds `suite.json` and `cases.jsonl`.
+def load_suite(name_or_path: str | Path, *, max_per_category: int | None = None) -> Suite:
+    """Read a shipped suite by name, a folder that holds `suite.json` and `cases.jsonl`, or one made from a data set.
+
+    These are a run's `heldout.jsonl`, and "bfcl" or a folder with the leaderboard's files.
+
+    Args:
+        max_per_category: of suites made from data sets, how many cases of each category to draw; None takes all.
 
     Raises:
         SuiteError: no such suite, or something in it is not as `eval/suites/README.md` says.
     """
+    if str(name_or_path).endswith(".jsonl"):
+        from eval.heldout import heldout_suite
+
+        return heldout_suite(Path(name_or_path), max_per_category=max_per_category)
+    from eval.bfcl import BFCL, bfcl_folder, bfcl_suite, is_bfcl_folder
+
+    if name_or_path == BFCL or is_bfcl_folder(Path(name_or_path)):
+        folder = bfcl_folder() if name_or_path == BFCL else Path(name_or_path)
+        return bfcl_suite(folder, max_per_category=max_per_category)
     folder = SUITES_DIR / name_or_path if str(name_or_path) in shipped_suites() else Path(name_or_path)
     if not (folder / "suite.json").is_file():
         near = difflib.get_close_matches(str(name_or_path), shipped_suites(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"shipped are {', '.join(shipped_suites())}"
-        raise SuiteError(f"no suite '{name_or_path}': neither shipped ({hint}) nor a folder with a suite.json")
+        raise SuiteError(
+            f"no suite '{name_or_path}': neither shipped ({hint}) nor a folder with a suite.json nor a heldout.jsonl"
+        )
     head = _read_head(folder / "suite.json")
     return _derived_suite(folder, head) if "derived_from" in head else _written_suite(folder, head)
 
 
-def load_case_texts() -> list[str]:
-    """What users say in all shipped suites, for keeping cases out of training data.
+def case_texts_by_suite() -> dict[str, list[str]]:
+    """What users say in each shipped suite, for keeping cases out of training data.
 
     A derived suite adds nothing: its parent's words are there.
     """
     suites = [suite for suite in map(load_suite, shipped_suites()) if not suite.is_derived]
-    return [text for suite in suites for case in suite.cases for text in case.user_texts]
+    return {suite.name: [text for case in suite.cases for text in case.user_texts] for suite in suites}
+
+
+def load_case_texts() -> list[str]:
+    """The same without saying which suite it is from."""
+    return [text for texts in case_texts_by_suite().values() for text in texts]
 
 
 def _written_suite(folder: Path, head: Mapping[str, Any]) -> Suite:

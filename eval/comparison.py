@@ -78,15 +78,19 @@ def comparison_report(runs: PairedRuns) -> Group:
     for category in first.categories:
         table.add_row(escape(category), *_row(_of(first, category), _of(second, category)))
     table.add_row("overall", *_row(first.cases, second.cases), style="bold")
+    return Group(table, *(Text(line) for line in difference_lines(runs)), *_changes(runs))
+
+
+def difference_lines(runs: PairedRuns) -> list[str]:
+    """The difference with its interval, and how likely one as large is by chance."""
     gain = runs.difference
-    lines = [
+    return [
         f"B − A = {100 * gain.rate:+.1f} points, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f} "
         f"(paired bootstrap over {gain.clusters} {'parents' if runs.p_value is None else 'cases'})",
         f"McNemar's exact p = {runs.p_value:.4f}"
         if runs.p_value is not None
         else "no McNemar test: cases derived from one parent are not independent",
     ]
-    return Group(table, *(Text(line) for line in lines), *_changes(runs))
 
 
 def _of(result: EvalResult, category: str) -> list[CaseResult]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.backends import Backend, Failure, Generation, Request, open_backend
-from eval.cases import Case, Suite
+from eval.cases import Case, LenientRule, Suite
 from eval.config import EvalConfig
 from eval.episode_score import score_episode
 from eval.matching import Outcome, Score, match
@@ -20,6 +20,8 @@ from eval.play import Played, play
 from eval.results import CaseResult, EvalResult
 from tinydispatch.formats import parse_reply
 from tinydispatch.tools import Tool
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "merged/*.safetensors")
 
 
 def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0, progress: bool = True) -> EvalResult:
@@ -38,10 +40,11 @@ def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0
             batch = single[start : start + backend.batch_size]
             requests = [Request(case.messages, suite.tools_for(case), case.reference_date, sample) for case in batch]
             for case, reply, request in zip(batch, backend.generate(requests), requests, strict=True):
-                results[case.id] = _case_result(case, reply, request.tools)
+                results[case.id] = _case_result(case, reply, request.tools, suite.lenient)
             advance(len(batch))
     cases = tuple(results[case.id] for case in suite.cases)
-    return EvalResult(suite.name, suite.fingerprint, model_name, suite.categories, cases)
+    result = EvalResult(suite.name, suite.fingerprint, model_name, suite.categories, cases)
+    return replace(result, lenient_rule=suite.lenient.name) if suite.lenient is not None else result
 
 
 def evaluate_model(
@@ -61,16 +64,25 @@ def evaluate_model(
         BackendError: the model cannot be loaded.
     """
     results = []
+    size = size_on_disk(model)
     with open_backend(model, config) as backend:
         for suite in suites:
             for draw in range(config.samples):
                 result = evaluate(backend, suite, model_name=model_name, sample=draw, progress=progress)
-                if config.samples > 1:
-                    result = replace(result, draw=draw + 1)
+                result = replace(result, size_bytes=size, draw=draw + 1 if config.samples > 1 else None)
                 if folder is not None:
                     result.save(folder)
                 results.append(result)
     return results
+
+
+def size_on_disk(model: str | Path) -> int | None:
+    """Bytes of a GGUF file, or of the weights in a checkpoint's directory; None for what is not on this disk."""
+    path = Path(model)
+    if path.is_file():
+        return path.stat().st_size
+    weights = [file for pattern in _WEIGHTS for file in path.glob(pattern)] if path.is_dir() else []
+    return sum(file.stat().st_size for file in weights) or None
 
 
 def score_generation(generation: Generation, case: Case, tools: Sequence[Tool]) -> Score:
@@ -80,18 +92,21 @@ def score_generation(generation: Generation, case: Case, tools: Sequence[Tool]) 
     return match(parse_reply(generation.text), case, tools)
 
 
-def _case_result(case: Case, reply: Generation | Failure, tools: Sequence[Tool]) -> CaseResult:
+def _case_result(
+    case: Case, reply: Generation | Failure, tools: Sequence[Tool], lenient: LenientRule | None
+) -> CaseResult:
     blank = _blank(case)
     if isinstance(reply, Failure):
         return replace(blank, explanation=reply.reason)
     score = score_generation(reply, case, tools)
     return replace(
         blank,
-        got=reply.text,
+        got=_writable(reply.text),
         outcome=score.outcome,
         explanation=_writable(score.explanation),
         latency_s=round(reply.latency_s, 4),
         tokens=reply.tokens,
+        is_lenient_pass=reply.is_complete and lenient.passes(case, parse_reply(reply.text)) if lenient else None,
     )
 
 
@@ -103,7 +118,7 @@ def _played_result(played: Played, suite: Suite) -> CaseResult:
     found = score_episode(case, turns, suite.tools_for(case), played.difference)
     return replace(
         blank,
-        got=turns[found.turn].generation.text,
+        got=_writable(turns[found.turn].generation.text),
         outcome=found.score.outcome,
         explanation=_writable(found.score.explanation),
         latency_s=round(sum(turn.generation.latency_s for turn in turns) / len(turns), 4),
@@ -119,7 +134,7 @@ def _transcript(played: Played) -> Iterator[dict[str, Any]]:
         if turn.phase != phase:
             phase = turn.phase
             yield {"role": "user", "content": played.case.episode.phases[phase].user}
-        yield {"role": "assistant", "content": turn.generation.text}
+        yield {"role": "assistant", "content": _writable(turn.generation.text)}
         for result in turn.results:
             yield {"role": "tool", "name": result.call.name, "content": result.content, "is_error": result.is_error}
     if played.failure is not None:

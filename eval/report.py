@@ -12,7 +12,7 @@ from rich.text import Text
 
 from eval.matching import REMEDY, Outcome
 from eval.metrics import Tally, compare
-from eval.report_lines import goal_lines, label, pass_hat_k_lines, robustness_lines
+from eval.report_lines import goal_lines, label, lenient_lines, pass_hat_k_lines, robustness_lines
 from eval.results import EvalResult
 
 
@@ -25,7 +25,8 @@ def print_report(
         console.print(summary_table(of_suite))
         if unscored := sum(result.overall.unscored for result in of_suite):
             console.print(f"?: {unscored} without a reply, not scored; no rate over an unknown number", highlight=False)
-        lines = comparison_lines(of_suite) + goal_lines(of_suite) + pass_hat_k_lines(of_suite)
+        lines = comparison_lines(of_suite) + goal_lines(of_suite) + lenient_lines(of_suite)
+        lines += pass_hat_k_lines(of_suite)
         for line in lines + robustness_lines(of_suite, results):
             console.print(line, highlight=False, markup=False)
         if show_outcomes and any(result.outcomes for result in of_suite):

@@ -28,6 +28,20 @@ def goal_lines(results: Sequence[EvalResult]) -> list[str]:
     return lines
 
 
+def lenient_lines(results: Sequence[EvalResult]) -> list[str]:
+    """Scores by a suite's other rule, apart from the strict ones."""
+    lines = []
+    for result in results:
+        by_category = result.lenient_by_category
+        overall = sum(by_category.values(), Tally(0, 0))
+        if overall.total and not overall.unscored:
+            shown = ", ".join(
+                f"{name} {count.hits}/{count.total}" for name, count in by_category.items() if count.total
+            )
+            lines.append(f"{label(result)} by {result.lenient_rule} (lenient): {overall.hits}/{overall.total}: {shown}")
+    return lines
+
+
 def robustness_lines(results: Sequence[EvalResult], others: Sequence[EvalResult]) -> list[str]:
     """For derived suites: of the cases that the model passes as they were written, how many it still passes.
 

@@ -28,6 +28,7 @@ class CaseResult:
     `tokens` are those of the reply. Of a case that was played, `got` is the reply that decided, `latency_s` the mean
     of its replies, `tokens` their sum, `transcript` what was said after the case's messages, and `is_goal_reached`
     tells whether the final state was right, by whatever way. `parent` is the case that this one was derived from.
+    `is_lenient_pass` is the verdict of the suite's other rule, where it has one.
     """
 
     id: str
@@ -42,6 +43,7 @@ class CaseResult:
     parent: str = ""
     transcript: tuple[Mapping[str, Any], ...] = ()
     is_goal_reached: bool | None = None
+    is_lenient_pass: bool | None = None
 
     @property
     def is_correct(self) -> bool | None:
@@ -53,7 +55,8 @@ class CaseResult:
 class EvalResult:
     """One model on one suite. Results may be compared when their `suite_fingerprint` is the same.
 
-    `draw` counts the runs of one sampling model from 1, None for a single run.
+    `draw` counts the runs of one sampling model from 1, None for a single run. `size_bytes` is that of the model's
+    weights on disk, None where they lie somewhere else. `lenient_rule` names the suite's other rule, "" without one.
     """
 
     suite: str
@@ -62,6 +65,8 @@ class EvalResult:
     categories: tuple[str, ...]
     cases: tuple[CaseResult, ...]
     draw: int | None = None
+    size_bytes: int | None = None
+    lenient_rule: str = ""
 
     @property
     def by_category(self) -> dict[str, Tally]:
@@ -74,10 +79,25 @@ class EvalResult:
         return tally([case.is_correct for case in self.cases])
 
     @property
+    def lenient_by_category(self) -> dict[str, Tally]:
+        """Counts per category by the suite's other rule; empty without one."""
+        if not self.lenient_rule:
+            return {}
+        return tally_by([(case.category, case.is_lenient_pass) for case in self.cases], self.categories)
+
+    @property
     def median_latency_s(self) -> float | None:
         """Median over the cases that have a reply."""
         latencies = [case.latency_s for case in self.cases if case.latency_s is not None]
         return statistics.median(latencies) if latencies else None
+
+    @property
+    def tokens_per_reply(self) -> float | None:
+        """Mean over all replies, those of played cases counted one by one; None without any, or where none is known."""
+        answered = [case for case in self.cases if case.tokens is not None]
+        replies = sum(max(1, sum(turn["role"] == "assistant" for turn in case.transcript)) for case in answered)
+        tokens = sum(case.tokens or 0 for case in answered)
+        return tokens / replies if tokens else None
 
     @property
     def outcomes(self) -> dict[Outcome, int]:
@@ -102,6 +122,8 @@ class EvalResult:
             "suite_fingerprint": self.suite_fingerprint,
             "model": self.model_name,
             **({"draw": self.draw} if self.draw is not None else {}),
+            **({"size_bytes": self.size_bytes} if self.size_bytes is not None else {}),
+            **({"lenient_rule": self.lenient_rule} if self.lenient_rule else {}),
             "summary": {
                 "overall": self.overall.to_json(),
                 "categories": {name: count.to_json() for name, count in self.by_category.items()},
@@ -149,7 +171,9 @@ def load_result(path: Path) -> EvalResult:
         cases = tuple(_case(case) for case in value["cases"])
         categories = tuple(value["summary"]["categories"])
         names = value["suite"], value["suite_fingerprint"], value["model"]
-        return EvalResult(*names, categories, cases, value.get("draw"))
+        return EvalResult(
+            *names, categories, cases, value.get("draw"), value.get("size_bytes"), value.get("lenient_rule", "")
+        )
     except OSError as error:
         raise ResultError(f"{path}: cannot be read: {error.strerror}") from error
     except KeyError as error:

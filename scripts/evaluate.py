@@ -5,7 +5,11 @@ python -m scripts.evaluate model.gguf out/checkpoint --suite dev --failures
 python -m scripts.evaluate model.gguf --suite path/to/own-suite eval.max_new_tokens=512 --out results/
 python -m scripts.evaluate http://localhost:8080/v1#qwen3 eval.endpoint_concurrency=8      any OpenAI-compatible server
 python -m scripts.evaluate model.gguf --fail-under core=0.9                                for continuous integration
+python -m scripts.evaluate model.gguf --no-worse-than runs/champion                        the same, against a model
+python -m scripts.evaluate --config opt350m.yaml --suite toolbench --max-per-category 100  the run's held-out groups
+python -m scripts.evaluate model.gguf --suite bfcl --max-per-category 50                   Berkeley's leaderboard
 python -m scripts.evaluate compare a.json b.json                                           two results, case by case
+python -m scripts.evaluate page results/*.json --out report.html                           saved results as one page
 """
 
 from __future__ import annotations
@@ -22,14 +26,18 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from eval.backends import BackendError, is_endpoint
-from eval.cases import load_suite, shipped_suites
+from eval.bfcl import BFCL
+from eval.cases import Suite, load_suite, shipped_suites
 from eval.config import EvalConfig
 from eval.evaluate import evaluate_model
+from eval.heldout import TOOLBENCH
+from eval.page import PAGE_NAME, write_page
 from eval.places import SuiteError
 from eval.report import print_report
 from eval.report_lines import label
-from eval.results import EvalResult
-from scripts import compare_runs
+from eval.results import EvalResult, ResultError
+from scripts import compare_runs, evaluation_page
+from scripts.champion import Champion, ChampionError
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -46,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["compare"]:
         return compare_runs.main(words[1:])
+    if words[:1] == ["page"]:
+        return evaluation_page.main(words[1:])
     arguments = _parser().parse_intermixed_args(words)
     try:
         return _evaluate(arguments)
-    except (UsageError, SuiteError) as error:
+    except (UsageError, SuiteError, ChampionError, ResultError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return _EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -68,11 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", help="a run's YAML file, or its name in configs/")
     parser.add_argument(
-        "--suite", action="append", help=f"a shipped suite ({', '.join(shipped_suites())}) or a folder; repeatable"
+        "--suite",
+        action="append",
+        help=f"repeatable: {', '.join(shipped_suites())}, {TOOLBENCH}, {BFCL}, a folder, or a heldout.jsonl",
     )
-    parser.add_argument("--out", type=Path, help="folder for <suite>-<model>.json (default with --config: the run's)")
+    parser.add_argument("--max-per-category", type=_count, metavar="N", help="of suites made from data sets: draw N")
+    parser.add_argument(
+        "--out", type=Path, help=f"folder for <suite>-<model>.json and {PAGE_NAME} (default with --config: the run's)"
+    )
     parser.add_argument(
         "--fail-under", action="append", default=[], metavar="SUITE=RATE", help="exit status 1 below this pass rate"
+    )
+    parser.add_argument(
+        "--no-worse-than", type=Path, metavar="RUN", help="exit status 1 when a model is significantly worse than this"
     )
     parser.add_argument("--failures", action="store_true", help="list every case that did not pass, and remedies")
     return parser
@@ -85,6 +103,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         models = {word: word for word in arguments.words if not _is_override(word)}
     failed: list[str] = []
     folder: Path | None = arguments.out
+    run: RunConfig | None = None
     if arguments.config is not None:
         run = _load_run(arguments.config, overrides)
         config, folder = run.eval, folder or run.run_dir / "eval"
@@ -94,9 +113,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         config = _eval_config(overrides)
     if not models:
         raise UsageError("nothing to evaluate: give --config or at least one checkpoint directory or .gguf file")
-    suites = [load_suite(name) for name in arguments.suite or config.suites]
+    suites = _load_suites(arguments, config, run)
     floors = parse_floors(arguments.fail_under, [suite.name for suite in suites])
+    best = arguments.no_worse_than
+    champion = Champion.load(best, suites, list(models)) if best is not None else None
     console = Console()
+    for suite in suites:
+        for note in suite.notes:
+            console.print(f"suite {suite.name}: {note}", markup=False, highlight=False)
     results: list[EvalResult] = []
     for name, model in models.items():
         try:
@@ -106,12 +130,32 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print_report(results, console, show_outcomes=True, show_failures=arguments.failures)
     for line in failed:
         print(f"evaluate: not evaluated: {line}", file=sys.stderr)
-    missed = missed_floors(results, floors)
+    missed = missed_floors(results, floors) + (champion.losses(results) if champion is not None else [])
     for line in missed:
         print(f"evaluate: {line}", file=sys.stderr)
     if folder is not None and results:
-        console.print(f"results in {folder}", markup=False)
+        console.print(f"results in {folder}, to look at: {write_page(results, folder / PAGE_NAME)}", markup=False)
     return _EXIT_INCOMPLETE if failed or missed or any(result.overall.unscored for result in results) else _EXIT_OK
+
+
+def _load_suites(arguments: argparse.Namespace, config: EvalConfig, run: RunConfig | None) -> list[Suite]:
+    """The suites to run; `toolbench` lies with the data of the run that is named by --config."""
+    names = []
+    for name in arguments.suite or config.suites:
+        if name == TOOLBENCH and run is None:
+            raise UsageError(
+                f"--suite {TOOLBENCH} is made from a run's held-out rows: give --config of that run, or the path of "
+                "its data/heldout.jsonl"
+            )
+        names.append(run.run_dir / "data" / "heldout.jsonl" if name == TOOLBENCH and run is not None else name)
+    return [load_suite(name, max_per_category=arguments.max_per_category) for name in names]
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count}: expected a number from 1")
+    return count
 
 
 def parse_floors(words: Sequence[str], suites: Sequence[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from data.lengths import TokenCounter
 from data.prepare import EmptyDataError, prepare
 from data.sources.files import DataFileError
 from data.work import WorkerDiedError
-from eval.cases import load_suite, shipped_suites
+from eval.cases import case_texts_by_suite
 from eval.places import SuiteError
 from tinydispatch.tools import ToolError
 from training.config import load_run_config
@@ -38,12 +38,6 @@ def token_counter(model_dir: Path) -> CountTokens:
     from training.tokenizer import load_tokenizer
 
     return TokenCounter.of(load_tokenizer(model_dir))
-
-
-def case_texts_by_suite() -> dict[str, list[str]]:
-    """What users say in the cases of each shipped suite; a derived suite repeats its parent's words."""
-    suites = [suite for suite in map(load_suite, shipped_suites()) if not suite.is_derived]
-    return {suite.name: [text for case in suite.cases for text in case.user_texts] for suite in suites}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,7 +42,7 @@ def test_models_are_evaluated_and_saved(
     assert main(["a.gguf", "b.gguf", "--out", str(tmp_path), "--failures", "eval.max_new_tokens=7"]) == 0
     assert [model for model, _ in opened] == ["a.gguf", "b.gguf"]
     assert opened[0][1].max_new_tokens == 7
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["core-a.json", "core-b.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["core-a.json", "core-b.json", "report.html"]
     out = capsys.readouterr().out
     assert "4/40" in out
     assert "no_call" in out
@@ -64,7 +64,7 @@ def test_unscored_cases_show_in_the_exit_status() -> None:
 @pytest.mark.usefixtures("opened")
 def test_two_models_of_one_name_keep_apart(tmp_path: Path) -> None:
     assert main(["x/q8.gguf", "y/q8.gguf", "--out", str(tmp_path)]) == 0
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_run_is_evaluated_from_its_folder(opened: Opened, tmp_path: Path, conf
     assert main(["--config", str(config_file()), "eval.batch_size=3"]) == 0
     assert [Path(model).name for model, _ in opened] == ["base", "checkpoint", "toy-q8_0.gguf"]
     assert {config.batch_size for _, config in opened} == {3}
-    names = ["core-base.json", "core-checkpoint.json", "core-gguf-q8_0.json"]
+    names = ["core-base.json", "core-checkpoint.json", "core-gguf-q8_0.json", "report.html"]
     assert sorted(path.name for path in (run_dir / "eval").iterdir()) == names
 
 
