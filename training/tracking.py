@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from training.config import TrackingConfig, WandbMode
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_HOST = "https://api.wandb.ai"
 _REACH_TIMEOUT_S = 3.0
+# Beside the files that wandb itself keeps in the run's folder.
+_RUN_ID = Path("wandb") / "run_id"
 
 
 @contextmanager
@@ -27,6 +31,8 @@ def tracking(config: TrackingConfig, run_dir: Path) -> Iterator[list[str]]:
         yield []
         return
     settings = {"WANDB_MODE": mode, "WANDB_PROJECT": config.project, "WANDB_DIR": str(run_dir), "WANDB_SILENT": "true"}
+    settings["WANDB_RUN_ID"] = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    _remember(run_dir, settings["WANDB_RUN_ID"])
     before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
     try:
@@ -40,7 +46,49 @@ def tracking(config: TrackingConfig, run_dir: Path) -> Iterator[list[str]]:
                 os.environ[key] = value
 
 
-def wandb_mode(config: TrackingConfig) -> str | None:
+def upload_files(
+    config: TrackingConfig, run_dir: Path, name: str, files: Sequence[Path], metadata: Mapping[str, Any]
+) -> bool:
+    """Add exported files as one artifact of type "model" to the run that was recorded while training.
+
+    Offline they are kept for `wandb sync`, by reference and not as a copy. A failure is a warning: the files are there.
+
+    Returns:
+        whether an artifact was recorded.
+    """
+    mode = wandb_mode(config)
+    if mode is None:
+        return False
+    import wandb  # here, because importing it takes two seconds that runs without tracking need not wait
+
+    path = run_dir / _RUN_ID
+    run_id = path.read_text("utf-8").strip() if path.is_file() else None
+    try:
+        with wandb.init(
+            project=config.project,
+            id=run_id,
+            resume="allow" if run_id else None,
+            dir=str(run_dir),
+            mode=mode,
+            settings=wandb.Settings(silent=True),
+        ) as run:
+            artifact = wandb.Artifact(f"{name}-gguf", type="model", metadata=dict(metadata))
+            for file in files:
+                artifact.add_file(str(file), name=file.name, policy="immutable")
+            run.log_artifact(artifact)
+    except (wandb.Error, OSError, ValueError) as error:
+        logger.warning("Weights & Biases did not take %s: %s", ", ".join(file.name for file in files), error)
+        return False
+    return True
+
+
+def _remember(run_dir: Path, run_id: str) -> None:
+    path = run_dir / _RUN_ID
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(run_id, "utf-8")
+
+
+def wandb_mode(config: TrackingConfig) -> Literal["online", "offline"] | None:
     """ "online", "offline", or None for not at all; WANDB_MODE and WANDB_DISABLED in the environment are obeyed."""
     asked = os.environ.get("WANDB_MODE", "")
     disabled = os.environ.get("WANDB_DISABLED", "").lower() in {"true", "1"}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training import tracking as module
 from training.config import TrackingConfig, WandbMode
-from training.tracking import tracking, wandb_mode
+from training.tracking import tracking, upload_files, wandb_mode
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +66,84 @@ def test_the_environment_is_as_before_afterwards(tmp_path: Path) -> None:
     assert "WANDB_MODE" not in os.environ
     with tracking(TrackingConfig(wandb=WandbMode.OFF), tmp_path) as report_to:
         assert report_to == []
+
+
+OFFLINE = TrackingConfig(wandb=WandbMode.OFFLINE, project="p")
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    path = tmp_path / "m-q8_0.gguf"
+    path.write_bytes(b"GGUF" * 100)
+    return path
+
+
+class FakeWandb(types.ModuleType):
+    """Records what a run is given; `failure` is raised by `init`."""
+
+    Error = type("Error", (Exception,), {})
+    Settings = dict
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__("wandb")
+        self.failure, self.run = failure, None
+        self.calls: list[Any] = []
+
+    def init(self, **options: Any) -> FakeWandb:
+        if self.failure is not None:
+            raise self.failure
+        self.calls.append(options)
+        return self
+
+    def __enter__(self) -> FakeWandb:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def Artifact(self, name: str, **options: Any) -> FakeWandb:  # noqa: N802
+        self.calls.append((name, options))
+        return self
+
+    def add_file(self, path: str, **options: Any) -> None:
+        self.calls.append((path, options))
+
+    def log_artifact(self, artifact: FakeWandb) -> None:
+        assert artifact is self
+
+
+def test_exported_files_become_an_artifact_of_the_run_that_was_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, export: Path
+) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with tracking(OFFLINE, tmp_path):
+        trained_as = os.environ["WANDB_RUN_ID"]
+    assert upload_files(OFFLINE, tmp_path, "m", [export], {"pass_rates": 1})
+    started, artifact, file = fake.calls
+    assert (started["id"], started["resume"], started["mode"]) == (trained_as, "allow", "offline")
+    assert artifact == ("m-gguf", {"type": "model", "metadata": {"pass_rates": 1}})
+    assert file == (str(export), {"name": "m-q8_0.gguf", "policy": "immutable"})
+
+
+def test_nothing_is_uploaded_where_nothing_is_tracked(tmp_path: Path, export: Path) -> None:
+    assert not upload_files(TrackingConfig(wandb=WandbMode.OFF), tmp_path, "m", [export], {})
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_an_upload_that_fails_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, export: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(FakeWandb.Error("no space")))
+    assert not upload_files(OFFLINE, tmp_path, "m", [export], {})
+    assert "did not take m-q8_0.gguf: no space" in caplog.text
+
+
+@pytest.mark.slow
+def test_wandb_itself_keeps_the_artifact_offline(tmp_path: Path, export: Path) -> None:
+    with tracking(OFFLINE, tmp_path):
+        run_id = os.environ["WANDB_RUN_ID"]
+    assert upload_files(OFFLINE, tmp_path, "m", [export], {})
+    (record,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb")
+    content = record.read_bytes()
+    assert b"m-gguf" in content
+    assert b"m-q8_0.gguf" in content
