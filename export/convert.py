@@ -17,6 +17,7 @@ from export.quantize import encode
 from export.tensor_types import tensor_types
 from export.vocabulary import Vocabulary
 from tinydispatch import formats
+from tinydispatch.ggml import bindings
 from tinydispatch.ggml.header import TENSOR_BLOCKS
 from tinydispatch.ggml.vocabulary import NORMALIZER_KEY
 
@@ -55,6 +56,15 @@ def write_gguf(
         raise ExportError(f"{path}: cannot be written: {error}") from error
     finally:
         writer.close()
+
+
+def half_weights(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, float]:
+    """The checkpoint's weights that an F16 file holds in 16 bits, each with the factor under which it does."""
+    plan = checkpoint.family.plan_graph(checkpoint.config, config, Quantization.F16)
+    shapes = {tensor.name: _shape(tensor, checkpoint) for tensor in plan.tensors}
+    types = tensor_types(shapes, Quantization.F16, plan.n_layers)
+    halves = [tensor for tensor in plan.tensors if types[tensor.name] == bindings.GGML_TYPE_F16]
+    return {source: tensor.factor for tensor in halves for source in tensor.sources}
 
 
 def _add_metadata(writer: gguf.GGUFWriter, plan: GraphPlan, name: str, quantization: Quantization) -> None:

@@ -115,7 +115,7 @@ def _opt(config: PretrainedConfig) -> GraphPlan:
         tensors += _norm(config, target + norms[1], source + "final_layer_norm")
     if _has_final_norm(config):
         tensors += _norm(config, "output_norm", _PREFIX + "final_layer_norm")
-    metadata = _metadata(config, _EPSILON) | {"activation_function": config.activation_function}
+    metadata = _metadata(config, _EPSILON) | {"hidden_activation": config.activation_function}
     return GraphPlan("opt", config.num_hidden_layers, metadata, tuple(tensors))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -83,15 +85,41 @@ def tokenizer_mismatches(
     return found
 
 
+def is_rounding(found: LogitComparison, rounded: LogitComparison, tolerance: Tolerance) -> bool:
+    """Whether a file lies off its checkpoint on average for no other reason than that its weights are rounded.
+
+    Rounding forgets every move of a weight that is under half a step of the format. The moves of a few training steps
+    point the same way, so forgetting them shifts logits more than rounding at random would. The file must then
+    compute what the rounded weights do, and be close to the checkpoint in every other respect.
+
+    Args:
+        found: the file against the checkpoint.
+        rounded: the file against the checkpoint with its weights rounded as in the file.
+    """
+    others = tolerance.model_copy(update={"max_mean_difference": math.inf})
+    return not found.excesses(others) and not rounded.excesses(tolerance)
+
+
 def reference_logits(
-    checkpoint: Path, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+    checkpoint: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_tokens: int,
+    halves: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Reference]:
     """Run the checkpoint in 32 bits on the CPU over prompts, until `max_tokens` positions are computed.
 
     The prompt where that limit falls is cut there, and one longer than the model's context at the context's end.
+
+    Args:
+        halves: weights to round to 16 bits first, by name, each times its factor.
     """
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     model = model.to("cpu").eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if factor := halves.get(name):
+                weight.copy_((weight * factor).to(torch.float16).to(torch.float32) / factor)
     references: list[Reference] = []
     room = max_tokens
     for prompt in prompts:
