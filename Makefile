@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check bench bench-data bench-dispatch clean
+.PHONY: demo test test-all check bench-data bench-dispatch bench-gguf retrain-demo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config nano.yaml
@@ -18,7 +18,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m scripts.check_layout
-	$(BIN)/mypy train.py scripts tinydispatch data eval training export
+	$(BIN)/mypy train.py scripts tinydispatch data eval training export retraining
 
 # ROWS: real ToolBench train rows to recombine into a file of full size (2 GB in /tmp, as much again for the result).
 bench-data: $(VENV)/.installed
@@ -28,9 +28,18 @@ bench-data: $(VENV)/.installed
 	  --tokenizer $(or $(TOKENIZER),training/nano/weights/tokenizer.json) --check
 
 # Milliseconds per call, against llama.cpp's own server: make bench-dispatch MODEL=path/to/model.gguf
+# On a busy machine: OPTIONS="--limit 4 --rounds 1 --cpu-time"
 MODEL ?= runs/nano/gguf/nano-q8_0.gguf
 bench-dispatch: $(VENV)/.installed
-	$(BIN)/python -m scripts.bench_dispatch $(MODEL)
+	$(BIN)/python -m scripts.bench_dispatch $(MODEL) $(OPTIONS)
+
+# Tokens per second and share of the memory's bandwidth at OPT-350M's size, against llama.cpp on a gpt2 model of that size.
+bench-gguf: $(VENV)/.installed
+	$(BIN)/python -m scripts.bench_opt
+
+# Three retrainings of nano in a row: promoted, refused, skipped.
+retrain-demo: $(VENV)/.installed
+	$(BIN)/python -m scripts.retrain_demo
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -17,7 +17,8 @@ ALLOWED = {
     "eval": {"tinydispatch", "data"},
     "training": {"tinydispatch", "data", "eval", "export.config"},
     "export": {"tinydispatch", "data", "eval"},
-    "scripts": {"tinydispatch", "data", "eval", "training", "export"},
+    "retraining": {"tinydispatch", "data", "eval", "training", "export"},
+    "scripts": {"tinydispatch", "data", "eval", "training", "export", "retraining"},
 }
 # The runtime goes onto machines without any of these.
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pydantic", "yaml", "rich", "gguf"}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from data.prepare import prepare
 from data.sources import check_source
-from eval.cases import load_case_texts, load_suite
+from eval.cases import case_texts_by_suite, load_suite
+from eval.results import EvalResult
 from scripts.stages import Ledger, Stage
 from training.config import RunConfig, dump_run_config, load_run_config
 from training.hub import resolve_model
@@ -31,8 +32,8 @@ _SENTENCES = (
 _PATIENCE = dt.timedelta(hours=12)
 
 
-def run_pipeline(config: str, overrides: Sequence[str], force: Stage | None) -> int:
-    """Run every stage that is not complete and print the table of pass rates.
+def run_pipeline(config: str, overrides: Sequence[str], force: Stage | None, until: Stage | None = None) -> int:
+    """Run every stage that is not complete, up to `until`, and after the last one print the table of pass rates.
 
     Returns:
         0; 2 when something that the user has to change stops the run, after one line that says what.
@@ -48,7 +49,7 @@ def run_pipeline(config: str, overrides: Sequence[str], force: Stage | None) -> 
         for suite in run.eval.suites:
             load_suite(suite)
         model_dir = resolve_model(run.model)
-        _Pipeline(run, model_dir, force).run()
+        _Pipeline(run, model_dir, force).run(until)
     except ValueError as error:  # every error of the user's side is one; its message names file, key and value
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -69,18 +70,26 @@ class _Pipeline:
         if force is not None and self.is_main:
             self.ledger.forget_from(force)
 
-    def run(self) -> None:
+    def run(self, until: Stage | None = None) -> None:
         """Every stage in order. Only training uses more than one process; the others wait or are done."""
         if self.is_main:
             self._announce()
             self._stage(Stage.PREPARE, self._prepare)
+        if until is Stage.PREPARE:
+            return
         self._wait_for_main()
         self._train()
-        if not self.is_main:
+        if not self.is_main or until is Stage.TRAIN:
             return
-        self._stage(Stage.EVALUATE, self._evaluate)
-        self._stage(Stage.EXPORT, self._export)
-        self._stage(Stage.EVALUATE_GGUF, self._evaluate_gguf)
+        rest = {
+            Stage.EVALUATE: self._evaluate,
+            Stage.EXPORT: self._export,
+            Stage.EVALUATE_GGUF: self._evaluate_gguf,
+        }
+        for stage, work in rest.items():
+            self._stage(stage, work)
+            if stage is until:
+                return
         self._report()
 
     def _announce(self) -> None:
@@ -108,7 +117,7 @@ class _Pipeline:
         run = self.run_config
         counter = TokenCounter.of(load_tokenizer(self.model_dir))
         prepared = prepare(
-            run.data, seed=run.seed, out_dir=self.folder, case_texts=load_case_texts(), count_tokens=counter
+            run.data, seed=run.seed, out_dir=self.folder, case_texts=case_texts_by_suite(), count_tokens=counter
         )
         card = prepared.card
         logger.info("%d rows read: %d for training, %d held out", card.read, card.train, card.heldout)
@@ -151,6 +160,23 @@ class _Pipeline:
 
     def _evaluate_gguf(self) -> None:
         self._measure({f"gguf-{quantization}": path for quantization, path in self._gguf_files().items()})
+        from eval.page import PAGE_NAME, write_page
+
+        write_page(self._results(), self.folder / "eval" / PAGE_NAME)
+        from scripts.manifest import pass_rates
+        from training.tracking import upload_files
+
+        files = [path for path in self._gguf_files().values() if path.is_file()]
+        run = self.run_config
+        upload_files(run.tracking, self.folder, run.name, files, {"pass_rates": pass_rates(self.folder / "eval")})
+
+    def _results(self) -> list[EvalResult]:
+        """Of every model of the run, by suite."""
+        from eval.results import load_result
+
+        suites = [load_suite(name).name for name in self.run_config.eval.suites]
+        names = ["base", "checkpoint", *(f"gguf-{quantization}" for quantization in self._gguf_files())]
+        return [load_result(self.folder / "eval" / f"{suite}-{name}.json") for suite in suites for name in names]
 
     def _measure(self, models: dict[str, Path]) -> None:
         from eval.evaluate import evaluate_model
@@ -179,7 +205,6 @@ class _Pipeline:
         from rich.console import Console
 
         from eval.report import print_report
-        from eval.results import load_result
         from export.choice import choose_file
 
         run, files = self.run_config, self._gguf_files()
@@ -187,13 +212,11 @@ class _Pipeline:
         offered, warnings = choose_file(self.folder / "eval", suites, files)
         _dispatch_examples(offered)
         print("".join(f"warning: {line}\n" for line in warnings), end="")
-        names = ["base", "checkpoint", *(f"gguf-{quantization}" for quantization in files)]
-        for suite in run.eval.suites:
-            results = [load_result(self.folder / "eval" / f"{load_suite(suite).name}-{name}.json") for name in names]
-            print_report(results, Console())
+        print_report(self._results(), Console())
         seconds = self.ledger.seconds
         print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
         print(f"artifacts: {self.folder}/  (manifest.json, data_card.md, checkpoint/, eval/, gguf/)")
+        print(f"to look at: {self.folder}/eval/report.html, {self.folder}/data_card.html")
         print(f'try it:    python -m tinydispatch call {offered} "{_SENTENCES[0]}"')
 
 

@@ -1,0 +1,1 @@
+"""Scheduled retraining: new data in, a model out, and into service only where it is measurably no worse."""

@@ -1,0 +1,138 @@
+"""Records on their way into the training data: read from the sources, named by their content, written as chat JSONL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.config import DispatchLogSource, SourceConfig
+from data.hub import fetched
+from data.rejected import Rejected
+from data.sources import read_source
+from data.sources.dispatch_log import conversation_from_log
+from data.sources.files import data_files, iter_rows
+from data.store import message_text, tools_text
+from retraining.errors import RetrainError
+from retraining.production import Trust, labelled
+from tinydispatch.tools import Conversation, Message, Role, Tool
+
+
+@dataclass(frozen=True)
+class Record:
+    """A conversation with where it came from.
+
+    `request` names what was asked with what on offer, `key` that and the answer: equal keys are the same record.
+    """
+
+    conversation: Conversation
+    source: str
+    trust: Trust
+    session: str
+
+    @property
+    def request(self) -> str:
+        """Hash of the messages before the last trained answer, and of the tools on offer."""
+        last = max((i for i, m in enumerate(self.conversation.messages) if _is_answer(m)), default=0)
+        return _hash([*map(message_text, self.conversation.messages[:last]), tools_text(self.conversation.tools)])
+
+    @property
+    def key(self) -> str:
+        """Hash of the messages and the tools on offer."""
+        return _hash([*map(message_text, self.conversation.messages), tools_text(self.conversation.tools)])
+
+    def to_row(self) -> dict[str, Any]:
+        """As `openai_jsonl` reads it; what the intake needs of it later stands under `retraining`."""
+        conversation = self.conversation
+        row: dict[str, Any] = {
+            "messages": [_message_row(message) for message in conversation.messages],
+            "tools": [tool.to_openai() for tool in conversation.tools],
+            "category": conversation.category,
+            "dialogue_id": conversation.dialogue_id,
+            "retraining": {"key": self.key, "request": self.request, "trust": int(self.trust), "source": self.source},
+        }
+        if conversation.reference_date is not None:
+            row["reference_date"] = conversation.reference_date.isoformat()
+        return row
+
+
+def read_records(source: SourceConfig, default_tools: Sequence[Tool], seed: int) -> Iterator[Record | Rejected]:
+    """Every row of a source, once; Hub data sets are fetched first, and an empty folder holds no rows.
+
+    Raises:
+        DataFileError: a file cannot be read, or a data set cannot be fetched.
+    """
+    name = source_name(source)
+    local = fetched(source)
+    path = getattr(local, "path", None)
+    if path is not None and path.is_dir() and not any(path.rglob("*.json*")) and not any(path.rglob("*.parquet")):
+        return
+    if isinstance(local, DispatchLogSource):
+        yield from _read_log(local, name, default_tools)
+        return
+    for found in read_source(local, seed=seed, default_tools=default_tools):
+        yield found if isinstance(found, Rejected) else Record(found, name, Trust.CURATED, found.dialogue_id)
+
+
+def source_name(source: SourceConfig) -> str:
+    """How a source is called in counts and in the quarantine."""
+    place = getattr(source, "hub", None) or getattr(source, "path", None)
+    return source.kind if place is None else f"{source.kind}:{place}"
+
+
+def _read_log(source: DispatchLogSource, name: str, default_tools: Sequence[Tool]) -> Iterator[Record | Rejected]:
+    assert source.path is not None
+    count = 0
+    for file in data_files(source.path):
+        for raw in iter_rows(file, max_rows=source.max_rows):
+            if source.max_rows is not None and count >= source.max_rows:
+                return
+            count += 1
+            row, trust = labelled(raw.value)
+            found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
+            session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
+            yield found if isinstance(found, Rejected) else Record(found, name, trust, session)
+
+
+@dataclass(frozen=True)
+class PoolRow:
+    """A record of an earlier run as its line, without being parsed into a conversation again."""
+
+    line: str
+    key: str
+    request: str
+    trust: Trust
+    source: str
+
+
+def pool_row(line: str, where: str) -> PoolRow:
+    """Read what `Record.to_row` became as a line.
+
+    Raises:
+        RetrainError: it is something else; `where` names the file and the line.
+    """
+    try:
+        known = json.loads(line)["retraining"]
+        return PoolRow(line, known["key"], known["request"], Trust(known["trust"]), known["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RetrainError(f"{where}: no record of an earlier run: {error!r}") from error
+
+
+def to_line(record: Record) -> str:
+    """One line without its newline."""
+    return json.dumps(record.to_row(), ensure_ascii=False, allow_nan=False)
+
+
+def _is_answer(message: Message) -> bool:
+    return message.role is Role.ASSISTANT and message.is_trained
+
+
+def _message_row(message: Message) -> dict[str, Any]:
+    row = message.to_openai()
+    return row if message.is_trained else {**row, "weight": 0}
+
+
+def _hash(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:24]

@@ -1,0 +1,138 @@
+"""`python -m scripts.retrain` with stand-ins for the pipeline's commands and for the model."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from retraining.lock import run_lock
+from scripts import retrain
+from tests.retraining.fakes_site import STAGES, Site, fake_answer, fake_evaluator
+from tinydispatch.registry import read_champion
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(retrain, "evaluator", fake_evaluator)
+    monkeypatch.setattr(retrain, "answer", fake_answer)
+    return Site(tmp_path)
+
+
+class _Checker(HTMLParser):
+    """Counts open tags, and collects addresses that a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe") or any(name in ("src", "href") for name, _ in attrs):
+            self.fetched.append(tag)
+
+
+def test_three_runs_in_a_row_promote_refuse_and_skip(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    start = site.folder / "start.gguf"
+    start.write_text("untrained")
+    assert site.run("adopt", str(start)) == retrain.EXIT_OK
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run() == retrain.EXIT_OK
+    first = site.champion()
+    assert first.startswith("good")
+
+    site.log("poison one", "poison two")
+    assert site.run() == retrain.EXIT_REFUSED
+    assert site.champion() == first
+    assert "not_worse core/tool_selection: 8/8 became 0/8" in capsys.readouterr().out
+    assert site.journal() == [*STAGES, *STAGES]
+
+    assert site.run() == retrain.EXIT_OK
+    assert "skipped: 0 new records" in capsys.readouterr().out
+    assert site.journal() == [*STAGES, *STAGES], "nothing was trained"
+    assert [news["state"] for news in site.news()] == ["promoted", "refused"]
+
+    assert site.run("rollback") == retrain.EXIT_OK
+    assert site.champion() == "untrained"
+    assert site.run("history") == retrain.EXIT_OK
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("rolled_back", "refused", "skipped", "adopt", "rollback", "champion: adopted-"))
+    page = (site.registry / "index.html").read_text()
+    checker = _Checker()
+    checker.feed(page)
+    assert checker.fetched == []
+    assert "tool_selection" in page
+    assert "rolled back" in page
+
+
+def test_the_decision_lies_with_the_run_and_with_the_promoted_model(site: Site) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run() == retrain.EXIT_OK
+    (decision,) = site.registry.glob("runs/*/decision.json")
+    champion = read_champion(site.registry)
+    assert champion is not None
+    assert champion.details["decision"] == json.loads(decision.read_text())
+    assert champion.run_id == decision.parent.name
+
+
+def test_refused_data_is_not_trained_on_again(site: Site) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    site.run()
+    site.log("poison one", "poison two")
+    assert site.run() == retrain.EXIT_REFUSED
+    site.log("weather in Lyon", "weather in Lyon tomorrow")
+    assert site.run() == retrain.EXIT_OK
+    pools = sorted(site.registry.glob("runs/*/intake/pool.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    assert [path.read_text().count("\n") for path in pools] == [2, 4, 4]
+    assert "poison" not in pools[-1].read_text()
+
+
+def test_a_model_that_does_not_answer_its_self_test_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrain, "answer", lambda _path, _test: (False, 0))
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run() == retrain.EXIT_REFUSED
+    assert read_champion(site.registry) is None
+
+
+def test_a_stage_that_fails_is_reported_and_resumed(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    broken = ["{python}", "-c", "raise SystemExit('no space left')"]
+    assert site.run(f"stages.train={{command: {json.dumps(broken)}}}") == retrain.EXIT_FAILED
+    assert "no space left" in capsys.readouterr().out
+    assert site.news()[0]["state"] == "failed"
+    assert site.run() == retrain.EXIT_OK
+    assert site.journal() == [*STAGES]
+
+
+def test_a_registry_that_is_locked_ends_the_command_with_its_own_status(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_lock(site.registry / "lock"):
+        assert site.run() == retrain.EXIT_LOCKED
+        assert site.run("rollback") == retrain.EXIT_LOCKED
+    assert "another run is at work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gate.significanc=0.1"], "unknown key 'gate.significanc'; did you mean 'significance'?"),
+        (["base=nowhere.yaml"], "no configuration 'nowhere.yaml'"),
+        (["intake.sources.0.path=nowhere.jsonl"], "set 'intake.sources.0.path' to where the data is"),
+        (["gate.suites=[nowhere]"], "no suite 'nowhere'"),
+        (["gate.floors={core: {speed: 0.5}}"], "gate.floors.core.speed"),
+        (["intake.max_share_per_source=0.5"], "max_share_per_source 0.5 of 1 source(s) can never add up"),
+        (["overrides=[training.learning_rat=1]"], "did you mean 'learning_rate'?"),
+        (["rollback"], "no champion before the first"),
+        (["adopt"], "name the GGUF file"),
+        (["adopt", "nowhere.gguf"], "nowhere.gguf: no such file"),
+    ],
+)
+def test_bad_input_stops_before_any_work_with_one_line(
+    words: list[str], message: str, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run(*words) == retrain.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (site.registry / "runs" / "journal").exists()

@@ -1,0 +1,232 @@
+"""What production says becomes training data: labelled, redacted, reviewed, counted once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retraining.config import AfterRefusal, IntakeConfig
+from retraining.engine import sha256_of
+from retraining.errors import RetrainError
+from retraining.intake import Earlier, earlier_runs, quarantined, take_in
+from retraining.ledger import Ledger, StageRecord
+from retraining.production import Trust, labelled
+from retraining.stages import Done, RunState, Stage, Stop
+from tinydispatch.bundled import bundled_tools
+
+LINE = {"messages": [{"role": "user", "content": "weather in Bergen please, right now"}]}
+CALL = {"name": "get_weather", "arguments": {"location": "Bergen"}}
+OTHER = {"name": "get_weather", "arguments": {"location": "Oslo"}}
+
+
+def ask(text: str, **rest: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **rest}
+
+
+def weather(place: str) -> dict[str, Any]:
+    return {"name": "get_weather", "arguments": {"location": place}}
+
+
+def email(to: str) -> dict[str, Any]:
+    return {"name": "send_email", "arguments": {"to": [to], "subject": "Hi", "body": "Hello there"}}
+
+
+def log_of(tmp_path: Path, *lines: Mapping[str, Any]) -> Path:
+    path = tmp_path / "log" / "dispatch-2026-11-24.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def config_of(*paths: Path, **settings: Any) -> IntakeConfig:
+    sources = [{"kind": "dispatch_log", "path": str(path)} for path in paths]
+    return IntakeConfig.model_validate_json(json.dumps({"sources": sources, "min_new": 1, **settings}))
+
+
+def take(
+    tmp_path: Path, config: IntakeConfig, earlier: Earlier | None = None, name: str = "run", cases: tuple[str, ...] = ()
+) -> Done:
+    folder = tmp_path / "runs" / name / "intake"
+    return take_in(folder, config, earlier or Earlier(), default_tools=bundled_tools(), case_texts=cases, seed=0)
+
+
+def rows(tmp_path: Path, name: str = "run") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "runs" / name / "intake" / "pool.jsonl").read_text().splitlines()]
+
+
+def answers(tmp_path: Path, name: str = "run") -> list[str]:
+    return sorted(
+        row["messages"][-1]["tool_calls"][0]["function"]["arguments"]["location"] for row in rows(tmp_path, name)
+    )
+
+
+def test_outcome_signals_say_whose_answer_is_the_label() -> None:
+    line = {**LINE, "calls": [OTHER]}
+    assert labelled(line) == (line, Trust.MODEL)
+    assert labelled({**line, "tool_error": "404"})[0]["is_accepted"] is False
+    row, trust = labelled({**line, "tool_error": "404", "escalation": {"model": "large", "calls": [CALL]}})
+    assert (row["correction"]["calls"], trust) == ([CALL], Trust.LARGER_MODEL)
+    row, trust = labelled({**line, "correction": {"calls": [CALL]}, "escalation": {"calls": [OTHER]}})
+    assert (row["correction"]["calls"], trust) == ([CALL], Trust.PERSON)
+
+
+def test_a_larger_models_answer_is_trained_and_a_failed_call_is_not(tmp_path: Path) -> None:
+    log = log_of(
+        tmp_path,
+        {**ask("weather in Bergen"), "calls": [OTHER], "escalation": {"calls": [weather("Bergen")]}},
+        {**ask("weather in Graz"), "calls": [weather("Graz")], "tool_error": "no such place"},
+        {**ask("weather in Lyon"), "calls": [weather("Lyon")]},
+    )
+    done = take(tmp_path, config_of(log))
+    assert answers(tmp_path) == ["Bergen", "Lyon"]
+    assert done.result["dropped"] == {"not_accepted": 1}
+    assert done.result["new_by_trust"] == {"larger_model": 1, "model": 1}
+
+
+def test_too_little_that_is_new_ends_the_run(tmp_path: Path) -> None:
+    log = log_of(tmp_path, {**ask("weather in Lyon"), "calls": [weather("Lyon")]})
+    done = take(tmp_path, config_of(log, min_new=2))
+    assert done.stop == Stop(RunState.SKIPPED, "1 new records, fewer than the 2 that intake.min_new asks for")
+
+
+def test_an_empty_drop_folder_holds_nothing_and_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "drop").mkdir()
+    assert take(tmp_path, config_of(tmp_path / "drop")).result["read"] == 0
+
+
+def test_personal_data_is_replaced_alike_in_request_and_call_and_written_nowhere(tmp_path: Path) -> None:
+    text = "mail jo.doe@corp-mail.com that I call from +47 912 34 567"
+    log = log_of(
+        tmp_path,
+        {**ask(text), "calls": [email("jo.doe@corp-mail.com")], "model": "x", "time": "jo.doe@corp-mail.com"},
+        {**ask("mail the team"), "calls": [email("stranger@elsewhere-mail.com")]},
+    )
+    done = take(tmp_path, config_of(log))
+    (row,) = rows(tmp_path)
+    to = row["messages"][-1]["tool_calls"][0]["function"]["arguments"]["to"][0]
+    assert to in row["messages"][0]["content"]
+    for path in done.outputs:
+        written = path.read_text()
+        assert "corp-mail" not in written
+        assert "912 34 567" not in written
+    assert done.result["redacted"] == 2
+
+
+def test_addresses_set_aside_for_examples_stay_as_they_are(tmp_path: Path) -> None:
+    log = log_of(tmp_path, {**ask("mail ana@example.com"), "calls": [email("ana@example.com")]})
+    take(tmp_path, config_of(log))
+    assert rows(tmp_path)[0]["messages"][0]["content"] == "mail ana@example.com"
+
+
+def test_a_call_that_sends_to_an_address_nobody_mentioned_is_quarantined(tmp_path: Path) -> None:
+    log = log_of(tmp_path, {**ask("mail the report to ana@example.com"), "calls": [email("thief@example.net")]})
+    done = take(tmp_path, config_of(log))
+    assert done.result["quarantined"] == {"ungrounded_address": 1}
+    (entry,) = quarantined(done.outputs[2])
+    assert "thief@example.net" in entry["detail"]
+
+
+def test_of_contradicting_answers_the_most_trusted_is_believed_and_equals_are_not(tmp_path: Path) -> None:
+    log = log_of(
+        tmp_path,
+        {**ask("weather in A town"), "calls": [weather("Oslo")]},
+        {**ask("weather in A town"), "calls": [weather("Oslo")], "correction": {"calls": [weather("A")]}},
+        {**ask("weather in B town"), "calls": [weather("B")]},
+        {**ask("weather in B town"), "calls": [weather("Oslo")]},
+    )
+    done = take(tmp_path, config_of(log))
+    assert answers(tmp_path) == ["A"]
+    assert done.result["quarantined"] == {"contradictory": 3}
+
+
+def test_a_person_corrects_what_an_earlier_run_trained_and_a_model_does_not(tmp_path: Path) -> None:
+    said = [{**ask(f"weather in {place} town"), "calls": [weather("Oslo")]} for place in "ABC"]
+    take(tmp_path, config_of(log_of(tmp_path, *said)), name="first")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    end(tmp_path, ledger, "first", RunState.PROMOTED)
+    again = [
+        {**ask("weather in A town"), "calls": [weather("Rome")]},
+        {**ask("weather in B town"), "calls": [weather("Oslo")], "correction": {"calls": [weather("B")]}},
+    ]
+    earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+    done = take(tmp_path, config_of(log_of(tmp_path, *said, *again)), earlier, name="second")
+    assert answers(tmp_path, "second") == ["B", "Oslo", "Oslo"]
+    assert (done.result["new"], done.result["superseded"]) == (1, 1)
+    assert done.result["dropped"] == {"already_known": 3}
+
+
+def end(tmp_path: Path, ledger: Ledger, name: str, state: RunState) -> None:
+    """Make the ledger say that the run of this name took its data in, and ended so."""
+    folder = tmp_path / "runs" / name
+    record = ledger.begin_run()
+    folder.rename(tmp_path / "runs" / record.id)
+    files = {f"intake/{path.name}": sha256_of(path) for path in (tmp_path / "runs" / record.id / "intake").iterdir()}
+    stage = StageRecord(Stage.INTAKE, "", files, {}, 0.0, "")
+    attempt = ledger.begin_attempt(record.id, Stage.INTAKE)
+    ledger.complete(record.id, attempt, stage, Stop(state, ""))
+
+
+@pytest.mark.parametrize(
+    ("state", "after_refusal", "pool", "seen"),
+    [
+        (RunState.PROMOTED, AfterRefusal.SET_ASIDE, 1, 1),
+        (RunState.REFUSED, AfterRefusal.SET_ASIDE, 0, 1),
+        (RunState.REFUSED, AfterRefusal.KEEP, 1, 1),
+        (RunState.ROLLED_BACK, AfterRefusal.KEEP, 0, 1),
+        (RunState.SKIPPED, AfterRefusal.SET_ASIDE, 0, 0),
+        (RunState.FAILED, AfterRefusal.SET_ASIDE, 0, 0),
+    ],
+)
+def test_what_a_run_leaves_to_the_next_depends_on_how_it_ended(
+    state: RunState, after_refusal: AfterRefusal, pool: int, seen: int, tmp_path: Path
+) -> None:
+    take(tmp_path, config_of(log_of(tmp_path, {**LINE, "calls": [CALL]})))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    end(tmp_path, ledger, "run", state)
+    earlier = earlier_runs(ledger, tmp_path / "runs", after_refusal)
+    assert (len(earlier.pool), len(earlier.seen)) == (pool, seen)
+
+
+def test_a_pool_that_was_changed_since_is_an_error(tmp_path: Path) -> None:
+    take(tmp_path, config_of(log_of(tmp_path, {**LINE, "calls": [CALL]})))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    end(tmp_path, ledger, "run", RunState.PROMOTED)
+    run = ledger.runs()[0].id
+    (tmp_path / "runs" / run / "intake" / "pool.jsonl").write_text("{}\n")
+    with pytest.raises(RetrainError, match="changed since"):
+        earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+
+
+def test_records_that_share_their_request_with_a_case_are_dropped(tmp_path: Path) -> None:
+    log = log_of(tmp_path, {**LINE, "calls": [CALL]})
+    done = take(tmp_path, config_of(log), cases=("Weather in Bergen please, right now!",))
+    assert done.result["dropped"] == {"evaluation_overlap": 1}
+
+
+def test_one_session_that_floods_the_log_is_quarantined(tmp_path: Path) -> None:
+    flood = [{**ask(f"weather in Lyon {i}"), "calls": [weather("Lyon")], "session_id": "s"} for i in range(4)]
+    calm = {**ask("weather in Graz"), "calls": [weather("Graz")], "session_id": "t"}
+    done = take(tmp_path, config_of(log_of(tmp_path, *flood, calm), max_per_session=3))
+    assert answers(tmp_path) == ["Graz"]
+    assert done.result["quarantined"] == {"flood": 4}
+
+
+def test_no_source_gets_more_than_its_share_and_the_rest_waits(tmp_path: Path) -> None:
+    many = [{**ask(f"weather in Lyon {i}"), "calls": [weather("Lyon")]} for i in range(20)]
+    few = [{**ask(f"weather in Graz {i}"), "calls": [weather("Graz")]} for i in range(5)]
+    (tmp_path / "other").mkdir()
+    config = config_of(log_of(tmp_path, *many), log_of(tmp_path / "other", *few), max_share_per_source=0.6)
+    done = take(tmp_path, config)
+    counts = sorted(done.result["new_by_source"].values())
+    assert counts == [5, 7]
+    assert counts[1] <= 0.6 * sum(counts)
+    assert done.result["postponed"] == 13
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    log = log_of(tmp_path, *({**ask(f"weather in Lyon {i}"), "calls": [weather("Lyon")]} for i in range(9)))
+    first = take(tmp_path, config_of(log), name="a")
+    second = take(tmp_path, config_of(log), name="b")
+    assert [path.read_bytes() for path in first.outputs] == [path.read_bytes() for path in second.outputs]
