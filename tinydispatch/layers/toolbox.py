@@ -1,0 +1,226 @@
+"""Runs calls: only those that are allowed and agreed to, within their time, and each effect at most once."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinydispatch.layers.ledger import Ledger
+from tinydispatch.layers.tool_calls import BoundTool, CallContext, CallStatus, ToolFailure, ToolOutcome, ToolsetError
+from tinydispatch.layers.worker import Finished, run_with_timeout
+from tinydispatch.tools import Tool, ToolCall
+
+_ADDRESS = re.compile(r"[^\s<>,;:\"'()@/]+@[^\s<>,;:\"'()@/]+\.[^\s<>,;:\"'()@/]+|https?://[^\s\"'<>)]+", re.IGNORECASE)
+# Two attempts wait 0.2 s between them, three 0.6 s in all.
+_FIRST_WAIT_S = 0.2
+
+
+@dataclass(frozen=True)
+class ToolPolicy:
+    """What may be run, and how often it is tried.
+
+    `allowed`: names, None for all. `is_confirming`: a person agrees to each call with side effects. Whatever it says, a
+    call with side effects that names an e-mail address or a link that the user never wrote is agreed to by a person:
+    the model may have it from a tool's result.
+    """
+
+    allowed: frozenset[str] | None = None
+    is_confirming: bool = True
+    max_attempts: int = 3
+    max_argument_characters: int = 65_536
+    max_result_characters: int = 8_000
+    transient: str = r"temporar|unavailable|try again|time[ds]?[ -]?out|rate limit|too many requests|busy|overload"
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ToolsetError(f"max_attempts={self.max_attempts}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Permission:
+    """What a person has said about calls: keys that they agreed to and declined, and all the words they wrote."""
+
+    agreed: frozenset[str] = frozenset()
+    declined: frozenset[str] = frozenset()
+    words: Sequence[str] = ()
+
+
+class Toolbox:
+    """Bound tools under a policy. Safe for use from several threads, as far as the tools are.
+
+    Args:
+        ledger: what was run before; one for all conversations.
+        sleep: waits between attempts; a test passes its own.
+
+    Raises:
+        ToolsetError: two tools have one name, or the policy allows a tool that is not there.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[BoundTool],
+        policy: ToolPolicy | None = None,
+        ledger: Ledger | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.policy = policy or ToolPolicy()
+        self.ledger = ledger or Ledger()
+        self._clock, self._sleep = clock, sleep
+        names = [tool.tool.name for tool in tools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ToolsetError(f"tool names occur twice: {', '.join(twice)}")
+        allowed = self.policy.allowed
+        if allowed is not None and (absent := sorted(allowed - set(names))):
+            raise ToolsetError(f"allowed tools that are not there: {', '.join(absent)}; there are {', '.join(names)}")
+        self._tools = {tool.tool.name: tool for tool in tools if allowed is None or tool.tool.name in allowed}
+        self._transient = re.compile(self.policy.transient, re.IGNORECASE)
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """What models are offered: nothing that is not allowed."""
+        return tuple(bound.tool for bound in self._tools.values())
+
+    @property
+    def result_schemas(self) -> dict[str, Mapping[str, Any]]:
+        """What is known of results, for the check of plans."""
+        return {name: bound.result_schema for name, bound in self._tools.items() if bound.result_schema}
+
+    def bound(self, name: str) -> BoundTool | None:
+        """The tool of that name, if it is there and allowed."""
+        return self._tools.get(name)
+
+    def has_side_effects(self, name: str) -> bool:
+        """Whether a call of that name may change something; one of an unknown name changes nothing."""
+        bound = self._tools.get(name)
+        return bound is not None and bound.has_side_effects
+
+    def execute(self, call: ToolCall, key: str, permission: Permission, deadline: float = float("inf")) -> ToolOutcome:
+        """Run a call to its end, its time limit, or `deadline` by the toolbox's clock. Never raises for a tool."""
+        started = self._clock()
+        outcome = self._refusal(call, key) or self._unagreed(call, key, permission)
+        if outcome is None:
+            before = self.ledger.begin(key, call) if self._tools[call.name].has_side_effects else None
+            outcome = self._run(call, key, deadline) if before is None else self._again(before, deadline)
+        return replace(outcome, duration_s=self._clock() - started)
+
+    def _refusal(self, call: ToolCall, key: str) -> ToolOutcome | None:
+        bound = self._tools.get(call.name)
+        if bound is None:
+            reason = f"unknown tool '{call.name}'; there are {', '.join(self._tools)}"
+            return ToolOutcome(call, key, CallStatus.REFUSED, error=reason)
+        size = len(json.dumps(dict(call.arguments), default=str))
+        if size > self.policy.max_argument_characters:
+            reason = f"arguments of {size} characters; at most {self.policy.max_argument_characters} are passed on"
+            return ToolOutcome(call, key, CallStatus.REFUSED, error=reason)
+        if found := bound.tool.violations(call.arguments):
+            reason = "; ".join(f"{item.path}: {item.message}".lstrip(": ") for item in found)
+            return ToolOutcome(call, key, CallStatus.REFUSED, error=reason)
+        return None
+
+    def _unagreed(self, call: ToolCall, key: str, permission: Permission) -> ToolOutcome | None:
+        if not self._tools[call.name].has_side_effects or key in permission.agreed:
+            return None
+        if key in permission.declined:
+            return ToolOutcome(call, key, CallStatus.DECLINED, error="the user does not want this call to be made")
+        if foreign := foreign_addresses(call, permission.words):
+            reason = f"names {', '.join(foreign)}, which the user has not written"
+            return ToolOutcome(call, key, CallStatus.UNCONFIRMED, error=reason)
+        if self.policy.is_confirming:
+            return ToolOutcome(call, key, CallStatus.UNCONFIRMED, error="has side effects")
+        return None
+
+    def _again(self, before: ToolOutcome, deadline: float) -> ToolOutcome:
+        """A call that was begun earlier: its result of then; or, where none is known, what can do no harm."""
+        if before.status is not CallStatus.UNKNOWN:
+            return replace(before, is_replayed=True)
+        settled = self._settle(before)
+        if settled.status is CallStatus.UNKNOWN and self._tools[before.call.name].takes_key:
+            return self._run(before.call, before.key, deadline)
+        return settled
+
+    def _settle(self, unknown: ToolOutcome) -> ToolOutcome:
+        """Find out about a call that may have had its effect: from a late answer, or from the tool itself."""
+        if late := self.ledger.known(unknown.key):
+            return replace(late, attempts=unknown.attempts)
+        bound = self._tools[unknown.call.name]
+        if bound.did_happen is None:
+            return unknown
+        context = CallContext(unknown.key, bound.timeout_s)
+        did_happen, arguments = bound.did_happen, unknown.call.arguments
+        end = run_with_timeout(lambda: did_happen(arguments, context), bound.timeout_s)
+        if end is None or end.error is not None:
+            return unknown
+        status = CallStatus.FAILED if end.value is None else CallStatus.DONE
+        error = f"{unknown.error}; it had no effect" if end.value is None else ""
+        found = replace(unknown, status=status, value=end.value, error=error)
+        self.ledger.end(found)
+        return found
+
+    def _run(self, call: ToolCall, key: str, deadline: float) -> ToolOutcome:
+        bound = self._tools[call.name]
+        wait_s = _FIRST_WAIT_S
+        outcome = ToolOutcome(call, key, CallStatus.FAILED, error="the time was up before the call could be made")
+        for attempt in range(1, self.policy.max_attempts + 1):
+            left = deadline - self._clock()
+            if left <= 0:
+                break
+            outcome, may_retry = self._attempt(bound, call, key, min(bound.timeout_s, left), attempt)
+            if not may_retry or attempt == self.policy.max_attempts or wait_s >= deadline - self._clock():
+                break
+            self._sleep(wait_s)
+            wait_s *= 2
+        if bound.has_side_effects:
+            self.ledger.end(outcome)
+            if outcome.status is CallStatus.UNKNOWN:
+                outcome = self._settle(outcome)
+        return outcome
+
+    def _attempt(
+        self, bound: BoundTool, call: ToolCall, key: str, timeout_s: float, attempt: int
+    ) -> tuple[ToolOutcome, bool]:
+        """How one attempt ended, and whether another can do no harm and may help."""
+        context = CallContext(key, timeout_s)
+
+        def late(end: Finished[Any]) -> None:
+            # A call without effects that ends late is nobody's any more.
+            if bound.has_side_effects:
+                self.ledger.end(self._outcome(bound, call, key, end, attempt)[0])
+
+        end = run_with_timeout(lambda: bound.run(call.arguments, context), timeout_s, late)
+        if end is None:
+            status = CallStatus.UNKNOWN if bound.has_side_effects else CallStatus.FAILED
+            error = f"no answer within {timeout_s:g} s"
+            return ToolOutcome(call, key, status, error=error, attempts=attempt), bound.is_repeatable
+        return self._outcome(bound, call, key, end, attempt)
+
+    def _outcome(
+        self, bound: BoundTool, call: ToolCall, key: str, end: Finished[Any], attempt: int
+    ) -> tuple[ToolOutcome, bool]:
+        if end.error is None:
+            return ToolOutcome(call, key, CallStatus.DONE, end.value, attempts=attempt), False
+        error = end.error
+        text = str(error) or type(error).__name__
+        did_act = error.did_act if isinstance(error, ToolFailure) else None
+        is_transient = (isinstance(error, ToolFailure) and error.is_transient) or bool(self._transient.search(text))
+        is_open = bound.has_side_effects and did_act is not False
+        status = CallStatus.UNKNOWN if is_open else CallStatus.FAILED
+        may_retry = is_transient and (bound.is_repeatable or did_act is False)
+        return ToolOutcome(call, key, status, error=text, attempts=attempt), may_retry
+
+
+def foreign_addresses(call: ToolCall, words: Sequence[str]) -> tuple[str, ...]:
+    """E-mail addresses and links in the arguments that nobody wrote to us."""
+    # Compared as wholes: "jo@kew.co" is no part of what was written by writing "jo@kew.com".
+    known = {address.lower() for text in words for address in _addresses(text)}
+    found = _addresses(json.dumps(dict(call.arguments), ensure_ascii=False))
+    return tuple(dict.fromkeys(address for address in found if address.lower() not in known))
+
+
+def _addresses(text: str) -> list[str]:
+    return [address.rstrip(".,;:!?") for address in _ADDRESS.findall(text)]
