@@ -201,6 +201,7 @@ def test_a_process_that_is_killed_leaves_a_run_that_continues_to_the_same_weight
     continued_from: int,
 ) -> None:
     run = make_run(name=f"real-{where}", **STEPS)
+    run.runs_dir.mkdir(parents=True, exist_ok=True)
     settings = run.runs_dir / f"real-{where}.yaml"
     settings.write_text(dump_run_config(run), "utf-8")
     command = [sys.executable, "-c", _CHILD, str(settings), str(train_path), str(step), where]
