@@ -60,7 +60,7 @@ def test_the_f16_file_computes_what_the_checkpoint_computes() -> None:
     verification = tiny_export().files[0].verification
     assert verification.n_positions > 500
     assert verification.logit_std > 1, "logits without spread would prove nothing"
-    assert verification.max_difference < 1e-2 * verification.logit_std
+    assert verification.max_difference < 2e-2
     assert verification.top1_agreement > 0.99
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinydispatch.ggml.bindings import GGML_TYPE_F16
+from tinydispatch.ggml.bindings import GGML_TYPE_BF16, GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.memory import cache_bytes, require_memory
 from tinydispatch.ggml.model import GgufModel
@@ -22,26 +22,32 @@ _SEQUENCE = 0
 # few ids at a time that calls consist of. Without it the scores of a batch are kept whole: 4 bytes a position and head.
 _NO_FLASH, _LLAMA_CPPS_CHOICE = 0, -1
 _SHORT_CONTEXT = 4096
+_UNQUANTIZED = frozenset({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16})
 
 
 class LlamaModel(GgufModel):
     """A model that llama.cpp computes.
 
     `flash_attention` is 0 for off, 1 for on, None for off in contexts as short as a dispatcher's. `cache_type` are the
-    numbers in which keys and values are kept. `python -m scripts.bench_attention` compares.
+    numbers in which keys and values are kept, None for 16 bits, and for 32 where the file's own are not quantized: such a
+    file is there to be exact. `python -m scripts.bench_attention` compares.
     """
 
     flash_attention: ClassVar[int | None] = None
-    cache_type: ClassVar[int] = GGML_TYPE_F16
+    cache_type: ClassVar[int | None] = None
 
     _flash = 0
+    _kept_as = GGML_TYPE_F16
     _model: int | None = None
     _context: int | None = None
     _batch: Any = None
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         check_numbers(self.header)
-        require_memory(self.path, cache_bytes(self.header, n_ctx), n_ctx)
+        is_quantized = any(tensor.type_id not in _UNQUANTIZED for tensor in self.header.tensors)
+        kept = GGML_TYPE_F16 if is_quantized else GGML_TYPE_F32
+        self._kept_as = kept if self.cache_type is None else self.cache_type
+        require_memory(self.path, cache_bytes(self.header, n_ctx) * (1 if is_quantized else 2), n_ctx)
         parameters = self._c.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model = self._c.llama_model_load_from_file(os.fsencode(self.path), parameters)
@@ -56,7 +62,7 @@ class LlamaModel(GgufModel):
         short = _NO_FLASH if n_ctx <= _SHORT_CONTEXT else _LLAMA_CPPS_CHOICE
         self._flash = short if self.flash_attention is None else self.flash_attention
         context.flash_attn_type = self._flash
-        context.type_k = context.type_v = self.cache_type
+        context.type_k = context.type_v = self._kept_as
         self._context = self._c.llama_init_from_model(self._model, context)
         if not self._context:
             reason = self._library.take_errors() or "not enough memory?"
@@ -105,7 +111,7 @@ class LlamaModel(GgufModel):
     @property
     def _cache_kind(self) -> str:
         # Without flash attention the values are kept transposed.
-        return f"llama {self._library.version} type {self.cache_type} flash {self._flash}"
+        return f"llama {self._library.version} type {self._kept_as} flash {self._flash}"
 
     def _read_cache(self) -> bytes:
         size = int(self._c.llama_state_seq_get_size(self._context, _SEQUENCE))
