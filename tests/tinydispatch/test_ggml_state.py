@@ -13,29 +13,40 @@ from hypothesis import strategies as st
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_opt import post_norm_export
 from tinydispatch.ggml.header import read_header
+from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
+from tinydispatch.ggml.opt import OptModel
+from tinydispatch.ggml.qwen import QwenModel
 from tinydispatch.ggml.state import StateError, pack_state, unpack_state
 
-_FILES: dict[str, Callable[[], Path]] = {
-    "llama": lambda: tiny_export().files[0].path,
-    "opt": lambda: post_norm_export().files[1].path,
+_FILES: dict[str, tuple[Callable[[], Path], type[GgufModel]]] = {
+    "llama": (lambda: tiny_export().files[0].path, LlamaModel),
+    "qwen": (lambda: tiny_export().files[0].path, QwenModel),
+    "opt": (lambda: post_norm_export().files[1].path, OptModel),
 }
 _IDS = list(range(20, 90))
 
 
 @pytest.fixture(params=list(_FILES))
-def path(request: pytest.FixtureRequest) -> Path:
-    return _FILES[request.param]()
+def kind(request: pytest.FixtureRequest) -> type[GgufModel]:
+    return _FILES[request.param][1]
 
 
 @pytest.fixture
-def model(path: Path) -> Iterator[GgufModel]:
-    with open_model(path, 128) as opened:
+def path(kind: type[GgufModel]) -> Path:
+    return next(file() for file, graph in _FILES.values() if graph is kind)
+
+
+@pytest.fixture
+def model(path: Path, kind: type[GgufModel]) -> Iterator[GgufModel]:
+    with kind(path, 128) as opened:
         yield opened
 
 
-def test_a_restored_state_continues_as_if_nothing_had_happened(model: GgufModel, path: Path) -> None:
+def test_a_restored_state_continues_as_if_nothing_had_happened(
+    model: GgufModel, path: Path, kind: type[GgufModel]
+) -> None:
     model.decode(_IDS)
     state = model.save_state()
     expected = [model.decode([token]) for token in (7, 8, 9)]
@@ -44,7 +55,7 @@ def test_a_restored_state_continues_as_if_nothing_had_happened(model: GgufModel,
     model.load_state(state)
     assert list(model.cached_ids) == _IDS
     np.testing.assert_array_equal([model.decode([token]) for token in (7, 8, 9)], expected)
-    with open_model(path, 80) as other:  # another process with a smaller context
+    with kind(path, 80) as other:  # another process with a smaller context
         other.load_state(state)
         np.testing.assert_array_equal([other.decode([token]) for token in (7, 8, 9)], expected)
 
@@ -85,22 +96,24 @@ def test_a_state_of_another_quantization_is_refused() -> None:
             other.load_state(one.save_state())
 
 
-def test_a_retrained_file_of_the_same_header_is_another_model(path: Path, tmp_path: Path) -> None:
+def test_a_retrained_file_of_the_same_header_is_another_model(
+    path: Path, kind: type[GgufModel], tmp_path: Path
+) -> None:
     copy = Path(shutil.copy(path, tmp_path / "retrained.gguf"))
     header = read_header(copy)
     tensor = next(tensor for tensor in header.tensors if tensor.type_id == gguf.GGMLQuantizationType.F16)
     with copy.open("r+b") as stream:
         stream.seek(header.data_offset + tensor.offset)
         stream.write(b"\x01\x02")
-    with open_model(path, 64) as one, open_model(copy, 64) as other:
+    with kind(path, 64) as one, kind(copy, 64) as other:
         one.decode(_IDS[:5])
         with pytest.raises(StateError, match="of another model file"):
             other.load_state(one.save_state())
 
 
-def test_a_longer_state_than_the_context_is_refused(model: GgufModel, path: Path) -> None:
+def test_a_longer_state_than_the_context_is_refused(model: GgufModel, path: Path, kind: type[GgufModel]) -> None:
     model.decode(_IDS)
-    with open_model(path, 32) as small, pytest.raises(StateError, match="70 positions does not fit the context of 32"):
+    with kind(path, 32) as small, pytest.raises(StateError, match="70 positions does not fit the context of 32"):
         small.load_state(model.save_state())
 
 

@@ -29,8 +29,8 @@ class LlamaModel(GgufModel):
     """A model that llama.cpp computes.
 
     `flash_attention` is 0 for off, 1 for on, None for off in contexts as short as a dispatcher's. `cache_type` are the
-    numbers in which keys and values are kept, None for 16 bits, and for 32 where the file's own are not quantized: such a
-    file is there to be exact. `python -m scripts.bench_attention` compares.
+    numbers in which keys and values are kept, None for 16 bits, and for 32 where the file's own are not quantized: such
+    a file is there to be exact. `python -m scripts.bench_attention` compares.
     """
 
     flash_attention: ClassVar[int | None] = None

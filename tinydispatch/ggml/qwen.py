@@ -1,0 +1,173 @@
+"""Qwen3 on raw ggml, with graphs that are built once for each size of input and used again.
+
+llama.cpp computes the same, but a call consists of many small batches, each of another size than the one before, and it
+builds a graph for each: at nano's size that takes longer than computing it. llama.cpp serves as the tokenizer and as
+the source of ggml's operations; the weights stay in the mapped file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinydispatch.ggml import bindings
+from tinydispatch.ggml.header import GgufError
+from tinydispatch.ggml.memory import cache_bytes, require_memory
+from tinydispatch.ggml.model import GgufModel
+from tinydispatch.ggml.numbers import check_numbers
+from tinydispatch.ggml.pages import pointer_offset
+from tinydispatch.ggml.qwen_graph import GraphSize, KeyValueCache, QwenGraph
+from tinydispatch.ggml.qwen_shape import QwenShape, read_shape
+from tinydispatch.ggml.runtime import Logits
+from tinydispatch.ggml.vocabulary import Vocabulary
+from tinydispatch.ggml.weights import MappedWeights
+
+_MAX_BATCH = 512
+# Attention sees the cache in steps of this many positions, and a batch is rounded up to one of a few sizes.
+_CELL_STEP = 64
+_ROUNDING = ((8, 1), (16, 2), (48, 4), (128, 16), (_MAX_BATCH, 64))
+_MAX_GRAPHS = 48
+
+_SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
+
+
+class QwenModel(GgufModel):
+    """A file of architecture `qwen3` that `read_shape` takes.
+
+    The cache holds 32-bit numbers when the file's matrices are not quantized, 16-bit ones otherwise.
+    """
+
+    _tokenizer: int | None = None
+    _backend: int | None = None
+    _allocator: int | None = None
+    _weights: MappedWeights | None = None
+    _cache: KeyValueCache | None = None
+    _shape: QwenShape
+
+    def _open(self, n_ctx: int, threads: int) -> Vocabulary:
+        check_numbers(self.header)
+        shape = read_shape(self.header)
+        if shape is None:
+            raise GgufError(self.path, "not a plain Qwen3 file; llama.cpp's own graph has to compute it")
+        self._shape = shape
+        self._graphs: OrderedDict[GraphSize, QwenGraph] = OrderedDict()
+        vocabulary = self._open_vocabulary()
+        if vocabulary.n_vocab != shape.n_vocab:
+            problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {shape.n_vocab}"
+            raise GgufError(self.path, problem)
+        self._n_ctx, self._max_batch = min(n_ctx, shape.n_positions), _MAX_BATCH
+        is_quantized = any(tensor.type_id == bindings.GGML_TYPE_Q8_0 for tensor in self.header.tensors)
+        require_memory(self.path, cache_bytes(self.header, self._n_ctx) * (1 if is_quantized else 2), self._n_ctx)
+        self._weights = MappedWeights(self._c, self.header)
+        self._backend = self._cpu_backend(threads)
+        self._allocator = self._c.ggml_gallocr_new(self._c.ggml_backend_get_default_buffer_type(self._backend))
+        # A batch is rounded up by less than a step, and what it writes there is overwritten later.
+        n_cells = -(-self._n_ctx // _CELL_STEP) * _CELL_STEP + _CELL_STEP
+        kept_as = bindings.GGML_TYPE_F16 if is_quantized else bindings.GGML_TYPE_F32
+        self._cache = KeyValueCache(self._c, shape, kept_as, n_cells)
+        self._pointer = pointer_offset(self._c)
+        return vocabulary
+
+    def _open_vocabulary(self) -> Vocabulary:
+        parameters = self._c.llama_model_default_params()
+        parameters.vocab_only = True
+        self._tokenizer = self._c.llama_model_load_from_file(os.fsencode(self.path), parameters)
+        if not self._tokenizer:
+            reason = self._library.take_errors() or "no reason given"
+            raise GgufError(self.path, f"llama.cpp cannot load its tokenizer: {reason}")
+        return Vocabulary(self._library, self._tokenizer, self.header)
+
+    def _cpu_backend(self, threads: int) -> int:
+        c = self._c
+        backend: int | None = c.ggml_backend_init_by_type(bindings.GGML_BACKEND_DEVICE_TYPE_CPU, None)
+        if not backend:
+            raise GgufError(self.path, f"{self._library.path}: ggml has no CPU backend")
+        registry = c.ggml_backend_dev_backend_reg(c.ggml_backend_get_device(backend))
+        # In builds with one library per CPU variant the function is found in no other way.
+        address = c.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_set_n_threads")
+        assert address, "every CPU backend sets its threads"
+        _SetThreads(address)(backend, threads)
+        return backend
+
+    def _release(self) -> None:
+        c = self._c
+        self._drop_graphs()
+        if self._cache:
+            self._cache.close()
+        if self._allocator:
+            c.ggml_gallocr_free(self._allocator)
+        if self._backend:
+            c.ggml_backend_free(self._backend)
+        if self._weights:
+            self._weights.close()
+        if self._tokenizer:
+            c.llama_model_free(self._tokenizer)
+        self._cache = self._allocator = self._backend = self._weights = self._tokenizer = None
+
+    def _drop_graphs(self) -> None:
+        graphs, self._graphs = getattr(self, "_graphs", {}), OrderedDict()
+        for graph in graphs.values():
+            graph.close()
+
+    def _compute(self, ids: Sequence[int], wanted: Sequence[int]) -> list[Logits]:
+        first = len(self._cached_ids)
+        assert not wanted or wanted[-1] == len(ids) - 1, "logits are wanted of the last ids"
+        graph = self._graph(len(ids), first + len(ids), len(wanted))
+        graph.set(np.asarray(ids, dtype=np.int32), first)
+        status = self._c.ggml_backend_graph_compute(self._backend, graph.handle)
+        if status:
+            raise RuntimeError(f"{self.path}: ggml could not compute {len(ids)} ids: status {status}")
+        return list(graph.logits.copy())
+
+    def _graph(self, n_ids: int, n_positions: int, n_rows: int) -> QwenGraph:
+        """The graph for at least so many ids up to that position."""
+        assert self._cache is not None
+        n_cells = -(-n_positions // _CELL_STEP) * _CELL_STEP
+        step = next(step for most, step in _ROUNDING if n_ids <= most)
+        size = GraphSize(-(-n_ids // step) * step, n_cells, n_rows)
+        if size in self._graphs:
+            self._graphs.move_to_end(size)
+            return self._graphs[size]
+        return self._build(size)
+
+    def _build(self, size: GraphSize) -> QwenGraph:
+        assert self._allocator is not None
+        assert self._cache is not None
+        assert self._weights is not None
+        while len(self._graphs) >= _MAX_GRAPHS:
+            self._graphs.popitem(last=False)[1].close()
+        memory = self._c.ggml_gallocr_get_buffer_size(self._allocator, 0)
+        graph = QwenGraph(
+            self._c, self._allocator, self._shape, self._weights.handles, self._cache, size, self._pointer
+        )
+        if self._c.ggml_gallocr_get_buffer_size(self._allocator, 0) != memory:
+            self._drop_graphs()  # their memory has moved
+        self._graphs[size] = graph
+        return graph
+
+    def _cut(self, n_positions: int) -> int:
+        return n_positions  # what lies beyond is masked, and overwritten by the next ids
+
+    @property
+    def _cache_kind(self) -> str:
+        assert self._cache is not None
+        return f"qwen3 {self._cache.item_bytes}"
+
+    def _read_cache(self) -> bytes:
+        assert self._cache is not None
+        n = len(self._cached_ids)
+        return self._cache.keys[:, :, :n].tobytes() + self._cache.values[:, :, :n].tobytes()
+
+    def _write_cache(self, payload: memoryview, n_positions: int) -> bool:
+        assert self._cache is not None
+        keys, values = self._cache.keys[:, :, :n_positions], self._cache.values[:, :, :n_positions]
+        numbers = np.frombuffer(payload, dtype=keys.dtype) if not len(payload) % keys.dtype.itemsize else keys[:0]
+        if numbers.size != keys.size + values.size:
+            return False
+        keys[...] = numbers[: keys.size].reshape(keys.shape)
+        values[...] = numbers[keys.size :].reshape(values.shape)
+        return True

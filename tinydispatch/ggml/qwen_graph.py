@@ -1,0 +1,240 @@
+"""Qwen3's computation as a ggml graph for one size of input, built once and run any number of times.
+
+llama.cpp builds its graph anew whenever the number of ids changes, which it does at almost every step of a call. Here a
+graph writes to another part of the cache by moving an address, and the last layer computes only the rows whose logits
+are wanted.
+
+Letters in comments: T ids of this call, R of them with logits, P positions that attention sees, D a head's width, K
+heads of keys and values, G query heads for each of these. ggml names a tensor's lengths from the innermost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32, GGML_TYPE_I32, InitParams
+from tinydispatch.ggml.pages import Address, Pages
+from tinydispatch.ggml.qwen_shape import QwenShape
+from tinydispatch.ggml.runtime import Logits
+
+# Tensors that a layer makes at most, views included, and those outside of layers.
+_LAYER_TENSORS, _OTHER_TENSORS = 56, 32
+_NEOX = 2  # halves of a head are rotated against each other
+_BYTES = {GGML_TYPE_F32: 4, GGML_TYPE_F16: 2}
+
+
+class KeyValueCache:
+    """Keys (layer, K, position, D) and values (layer, K x D, position), where numpy and ggml both see them."""
+
+    def __init__(self, c: Any, shape: QwenShape, type_id: int, n_cells: int) -> None:
+        self._c, self.n_cells, self.type_id, self.item_bytes = c, n_cells, type_id, _BYTES[type_id]
+        key_lengths = (shape.n_layers, shape.n_key_heads, n_cells, shape.head_width)
+        value_lengths = (shape.n_layers, shape.n_key_heads * shape.head_width, n_cells)
+        self._pages = Pages(c, Pages.size(type_id, key_lengths) + Pages.size(type_id, value_lengths))
+        self.keys = self._pages.array(type_id, key_lengths)
+        self.values = self._pages.array(type_id, value_lengths)
+        self._context: int | None = c.ggml_init(InitParams(2 * shape.n_layers * c.ggml_tensor_overhead(), None, True))
+        self.key_tensors = [self._tensor(array) for array in self.keys]
+        self.value_tensors = [self._tensor(array) for array in self.values]
+
+    def _tensor(self, array: npt.NDArray[Any]) -> int:
+        new = self._c.ggml_new_tensor_3d if array.ndim == 3 else self._c.ggml_new_tensor_2d
+        return self._pages.place(new(self._context, self.type_id, *reversed(array.shape)), array)
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        if self._context:
+            self._c.ggml_free(self._context)
+        self._context = None
+        self._pages.close()
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """`n_ids` new ids whose attention sees the first `n_cells` of the cache; logits after `n_rows` of them."""
+
+    n_ids: int
+    n_cells: int
+    n_rows: int
+
+
+class _Rows(NamedTuple):
+    """Inputs of queries: where each stands, and which cells it may see (P, G x rows)."""
+
+    positions: int
+    mask: int
+    n: int
+
+
+class QwenGraph:
+    """The graph of one size; intermediate results lie in the allocator's memory, which graphs share.
+
+    Raises:
+        RuntimeError: there is too little memory for them.
+    """
+
+    def __init__(
+        self,
+        c: Any,
+        allocator: int,
+        shape: QwenShape,
+        weights: dict[str, int],
+        cache: KeyValueCache,
+        size: GraphSize,
+        pointer: int,
+    ) -> None:
+        self.size, self._c, self._shape, self._weights, self._cache = size, c, shape, weights, cache
+        n_tensors = shape.n_layers * _LAYER_TENSORS + _OTHER_TENSORS
+        memory = n_tensors * c.ggml_tensor_overhead() + c.ggml_graph_overhead_custom(n_tensors, False)
+        self._context: int | None = c.ggml_init(InitParams(memory, None, True))
+        self.handle: int = c.ggml_new_graph_custom(self._context, n_tensors, False)
+        self._arrays(shape.group, shape.n_vocab)
+        self._keys_written: list[int] = []
+        self._values_written: list[int] = []
+        self._build()
+        if not c.ggml_gallocr_alloc_graph(allocator, self.handle):
+            self.close()
+            raise RuntimeError(f"too little memory to compute {size.n_ids} ids at once")
+        self._moved = [
+            *((Address(tensor, pointer), shape.head_width * cache.item_bytes) for tensor in self._keys_written),
+            *((Address(tensor, pointer), cache.item_bytes) for tensor in self._values_written),
+        ]
+
+    def set(self, ids: npt.NDArray[np.int32], first: int) -> None:
+        """Take ids that come after `first` others; they may be fewer than the graph has room for."""
+        n_given, size = len(ids), self.size
+        self._ids[:n_given] = ids
+        self._ids[n_given:] = 0
+        np.minimum(np.arange(first, first + size.n_ids), first + n_given - 1, out=self._positions)
+        self._write_mask(self._mask, self._positions)
+        if 0 < size.n_rows < size.n_ids:
+            self._outputs[:] = np.arange(n_given - size.n_rows, n_given)
+            self._output_positions[:] = self._outputs + first
+            self._write_mask(self._output_mask, self._output_positions)
+        for address, stride in self._moved:
+            address.move(first * stride)
+
+    @property
+    def logits(self) -> Logits:
+        """What the last run computed, shape (R, vocabulary); the next run overwrites it."""
+        return self._logits
+
+    def close(self) -> None:
+        """Free the graph; a second call does nothing."""
+        if self._context:
+            self._c.ggml_free(self._context)
+        self._context = None
+        self._pages.close()
+        self._moved = []
+
+    def _arrays(self, group: int, n_vocab: int) -> None:
+        """The inputs and the logits, in memory of our own."""
+        size = self.size
+        lengths = {
+            "ids": (GGML_TYPE_I32, (size.n_ids,)),
+            "positions": (GGML_TYPE_I32, (size.n_ids,)),
+            "mask": (GGML_TYPE_F32, (size.n_ids * group, size.n_cells)),
+            "outputs": (GGML_TYPE_I32, (size.n_rows,)),
+            "output_positions": (GGML_TYPE_I32, (size.n_rows,)),
+            "output_mask": (GGML_TYPE_F32, (size.n_rows * group, size.n_cells)),
+            "logits": (GGML_TYPE_F32, (size.n_rows, n_vocab)),
+        }
+        self._pages = Pages(self._c, sum(Pages.size(*entry) for entry in lengths.values()))
+        arrays = {name: self._pages.array(*entry) for name, entry in lengths.items()}
+        self._ids, self._positions, self._mask = arrays["ids"], arrays["positions"], arrays["mask"]
+        self._outputs, self._output_positions = arrays["outputs"], arrays["output_positions"]
+        self._output_mask, self._logits = arrays["output_mask"], arrays["logits"]
+
+    def _input(self, array: npt.NDArray[Any]) -> int:
+        type_id = GGML_TYPE_I32 if array.dtype == np.int32 else GGML_TYPE_F32
+        new = self._c.ggml_new_tensor_1d if array.ndim == 1 else self._c.ggml_new_tensor_2d
+        return self._pages.place(new(self._context, type_id, *reversed(array.shape)), array)
+
+    def _write_mask(self, mask: npt.NDArray[Any], positions: npt.NDArray[Any]) -> None:
+        group = self._shape.group
+        seen = np.arange(self.size.n_cells) <= np.repeat(positions, group)[:, np.newaxis]
+        mask[:] = np.where(seen, np.float32(0), np.float32(-np.inf))
+
+    def _build(self) -> None:
+        c, context, shape, size = self._c, self._context, self._shape, self.size
+        every = _Rows(self._input(self._positions), self._input(self._mask), size.n_ids)
+        x = c.ggml_get_rows(context, self._weights["token_embd.weight"], self._input(self._ids))  # (width, T)
+        for layer in range(shape.n_layers - 1):
+            normed = self._norm(f"blk.{layer}.attn_norm", x)
+            self._write_cache(normed, layer, every)
+            x = self._rest(x, normed, layer, every)
+        layer = shape.n_layers - 1
+        normed = self._norm(f"blk.{layer}.attn_norm", x)
+        self._write_cache(normed, layer, every)
+        if not size.n_rows:
+            return
+        rows = every
+        if size.n_rows < size.n_ids:
+            rows = _Rows(self._input(self._output_positions), self._input(self._output_mask), size.n_rows)
+            outputs = self._input(self._outputs)
+            x, normed = (c.ggml_get_rows(context, tensor, outputs) for tensor in (x, normed))  # (width, R)
+        x = self._norm("output_norm", self._rest(x, normed, layer, rows))
+        head = self._weights.get("output.weight", self._weights["token_embd.weight"])
+        logits = self._pages.place(c.ggml_mul_mat(context, head, x), self._logits)
+        c.ggml_build_forward_expand(self.handle, logits)
+
+    def _write_cache(self, normed: int, layer: int, rows: _Rows) -> None:
+        c, context, shape, n_cells, prefix = self._c, self._context, self._shape, self._cache.n_cells, f"blk.{layer}."
+        item, head, n_heads = self._cache.item_bytes, shape.head_width, shape.n_key_heads
+        keys = self._rotated(prefix + "attn_k", normed, n_heads, rows)  # (D, K, T)
+        cache = self._cache.key_tensors[layer]
+        place = c.ggml_view_3d(context, cache, head, rows.n, n_heads, head * item, n_cells * head * item, 0)
+        self._keys_written.append(c.ggml_cpy(context, c.ggml_permute(context, keys, 0, 2, 1, 3), place))
+        values = c.ggml_transpose(context, self._product(prefix + "attn_v", normed))  # (T, K x D)
+        cache = self._cache.value_tensors[layer]
+        place = c.ggml_view_2d(context, cache, rows.n, n_heads * head, n_cells * item, 0)
+        self._values_written.append(c.ggml_cpy(context, values, place))
+        # Expanded now, so that they are written before attention reads the cache.
+        for written in (self._keys_written[-1], self._values_written[-1]):
+            c.ggml_build_forward_expand(self.handle, written)
+
+    def _rest(self, x: int, normed: int, layer: int, rows: _Rows) -> int:
+        """What a layer makes of its rows `x`, whose keys and values are in the cache already."""
+        c, context, prefix = self._c, self._context, f"blk.{layer}."
+        attended = self._product(prefix + "attn_output", self._attention(normed, layer, rows))
+        x = c.ggml_add(context, attended, x)
+        normed = self._norm(prefix + "ffn_norm", x)
+        gate, up = (self._product(prefix + name, normed) for name in ("ffn_gate", "ffn_up"))
+        hidden = self._product(prefix + "ffn_down", c.ggml_swiglu_split(context, gate, up))
+        return int(c.ggml_add(context, hidden, x))
+
+    def _attention(self, normed: int, layer: int, rows: _Rows) -> int:
+        c, context, shape, n, n_cells = self._c, self._context, self._shape, rows.n, self._cache.n_cells
+        head, n_heads, group, item = shape.head_width, shape.n_key_heads, shape.group, self._cache.item_bytes
+        queries = self._rotated(f"blk.{layer}.attn_q", normed, shape.n_heads, rows)  # (D, G x K, T)
+        # Queries that share a head of keys become rows of one product, so that the keys are read once.
+        queries = c.ggml_reshape_4d(context, queries, head, group, n_heads, n)
+        queries = c.ggml_cont_3d(context, c.ggml_permute(context, queries, 0, 1, 3, 2), head, group * n, n_heads)
+        view, seen = c.ggml_view_3d, self.size.n_cells
+        keys = view(context, self._cache.key_tensors[layer], head, seen, n_heads, head * item, n_cells * head * item, 0)
+        values = self._cache.value_tensors[layer]
+        values = view(context, values, seen, head, n_heads, n_cells * item, n_cells * head * item, 0)
+        scores = c.ggml_mul_mat(context, keys, queries)  # (P, G x T, K)
+        scores = c.ggml_soft_max_ext(context, scores, rows.mask, head**-0.5, 0.0)
+        mixed = c.ggml_mul_mat(context, values, scores)  # (D, G x T, K)
+        mixed = c.ggml_reshape_4d(context, mixed, head, group, n, n_heads)
+        return int(c.ggml_cont_2d(context, c.ggml_permute(context, mixed, 0, 1, 3, 2), shape.n_heads * head, n))
+
+    def _rotated(self, name: str, normed: int, n_heads: int, rows: _Rows) -> int:
+        """Queries or keys, each head normed and turned by its position: (D, heads, rows)."""
+        c, shape = self._c, self._shape
+        heads = c.ggml_reshape_3d(self._context, self._product(name, normed), shape.head_width, n_heads, rows.n)
+        heads = self._norm(f"{name}_norm", heads)
+        plain = (shape.head_width, _NEOX, shape.n_positions, shape.rope_base, 1.0, 0.0, 1.0, 32.0, 1.0)
+        return int(c.ggml_rope_ext(self._context, heads, rows.positions, None, *plain))
+
+    def _norm(self, name: str, x: int) -> int:
+        normed = self._c.ggml_rms_norm(self._context, x, self._shape.epsilon)
+        return int(self._c.ggml_mul(self._context, normed, self._weights[f"{name}.weight"]))
+
+    def _product(self, name: str, x: int) -> int:
+        return int(self._c.ggml_mul_mat(self._context, self._weights[f"{name}.weight"], x))
