@@ -1,20 +1,23 @@
 """`python -m scripts.load_test model.gguf`: many clients at once, nothing lost, and what it cost.
 
 Starts the server on a free port, keeps every client busy with one request after the other, and prints requests lost,
-latency and the server's memory. A refusal with 429 is no loss: the client waits as long as it is told and asks again,
-and the latency counts from the first time it asked.
+latency and the server's memory over time. A refusal with 429 is no loss: the client waits as long as it is told and
+asks again, and the latency counts from the first time it asked.
+
+`--kills 3` kills the server that often under load (SIGKILL) and starts it again at once. Requests whose connection
+broke are counted and asked again; all that were answered must stand in the dispatch log.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
-import socket
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,9 +28,12 @@ from typing import Any
 
 import httpx
 
+from scripts.server_process import ServerProcess
 from tinydispatch.bundled import bundled_tools
+from tinydispatch.dispatch_log import session_hash
 
-_START_S, _ANSWER_S = 120.0, 300.0
+_ANSWER_S, _RETRY_S = 300.0, 0.05
+_N_SAMPLES = 20
 _CITIES = ("Oslo", "Rome", "Lima", "Cairo", "Quito", "Hanoi", "Accra", "Perth", "Turin", "Osaka", "Porto", "Basel")
 _SENTENCES = (
     "What's the weather in {} tomorrow?",
@@ -40,117 +46,146 @@ _SENTENCES = (
 
 @dataclass
 class Tally:
-    """What the clients saw. `latencies_s` holds a value for each answer, `lost` the reason of each request without."""
+    """What the clients saw. `latencies_s` holds a value for each answer, `lost` the reason of each request without.
+
+    `n_broken` connections broke because the server was killed; what they asked was asked again. `sessions` are those of
+    the answered requests. `memory` holds the server's megabytes by seconds since the beginning.
+    """
 
     latencies_s: list[float] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
     n_refused: int = 0
+    n_broken: int = 0
     n_calls: int = 0
+    sessions: set[str] = field(default_factory=set)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Load:
+    """How hard the server is asked."""
+
+    clients: int
+    seconds: float
+    is_stream: bool
+    kills: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0: every request was answered, 1: some were lost, 2: bad input."""
     arguments = _parser().parse_args(argv)
+    load = Load(arguments.clients, arguments.seconds, arguments.stream, arguments.kills)
     try:
-        with _server(arguments) as url:
-            tally, megabytes, elapsed_s = asyncio.run(_run(url, arguments.clients, arguments.seconds, arguments.stream))
+        if load.kills and arguments.model.startswith("http"):
+            raise ValueError("--kills needs a model file: it kills only a server that it has started")
+        with _server(arguments) as (url, process, folder):
+            started = time.monotonic()
+            tally = asyncio.run(_run(url, load, process))
+            elapsed_s = time.monotonic() - started
+            n_unlogged = len(tally.sessions - logged_sessions(folder)) if folder else 0
     except ValueError as error:
         print(f"load_test: {error}", file=sys.stderr)
         return 2
-    print(_report(tally, megabytes, elapsed_s, arguments.clients))
-    return 1 if tally.lost or not tally.latencies_s else 0
+    print(report(tally, elapsed_s, load, n_unlogged))
+    is_whole = tally.latencies_s and not tally.lost and not n_unlogged
+    return 0 if is_whole and tally.n_broken <= load.clients * load.kills else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.load_test", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.load_test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="a GGUF file, or the URL of a running server (http://127.0.0.1:8080)")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--stream", action="store_true", help="ask for streams")
     parser.add_argument("--threads", type=int, help="the server's, where it is started here")
+    parser.add_argument("--kills", type=int, default=0, help="kill and restart the server that often under load")
     return parser
 
 
 @contextmanager
-def _server(arguments: argparse.Namespace) -> Iterator[str]:
+def _server(arguments: argparse.Namespace) -> Iterator[tuple[str, ServerProcess | None, Path | None]]:
+    """Where the server is, and if it was started here, its process and the folder of its dispatch log."""
     if arguments.model.startswith("http"):
-        yield arguments.model.rstrip("/")
+        yield arguments.model.rstrip("/"), None, None
         return
     if not Path(arguments.model).is_file():
         raise ValueError(f"{arguments.model}: no such file")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    timeout = ["--timeout", str(_ANSWER_S), "--no-cache"]
-    threads = ["--threads", str(arguments.threads)] if arguments.threads else []
-    command = [sys.executable, "-m", "tinydispatch", "serve", arguments.model, "--port", str(port), *timeout, *threads]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        options = [arguments.model, "--timeout", str(_ANSWER_S), "--no-cache", "--dispatch-log", folder]
+        options += ["--threads", str(arguments.threads)] if arguments.threads else []
+        process = ServerProcess(options)
+        with process.running():
+            yield process.url, process, Path(folder)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    ends = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < ends:
-        try:
-            if httpx.get(f"{url}/health", timeout=_START_S).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise ValueError("the server does not start; run python -m tinydispatch serve to see why")
-
-
-async def _run(url: str, n_clients: int, seconds: float, stream: bool) -> tuple[Tally, list[float], float]:
-    """What was seen, the server's memory at begin, middle and end in MB, and how long it took."""
-    limits = httpx.Limits(max_connections=n_clients + 2)
+async def _run(url: str, load: Load, process: ServerProcess | None) -> Tally:
+    limits = httpx.Limits(max_connections=load.clients + 2)
     async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_S, limits=limits) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
-        body = {"model": model, "tools": [tool.to_openai() for tool in bundled_tools()], "stream": stream}
+        body = {"model": model, "tools": [tool.to_openai() for tool in bundled_tools()], "stream": load.is_stream}
         # Memory is taken once everything that is allocated once has been.
-        warm = Tally()
-        await asyncio.gather(*(_ask(client, body, index, warm) for index in range(n_clients)))
-        megabytes = [await _resident_mb(client)]
+        await asyncio.gather(*(_ask(client, body, -1 - index, Tally(), load) for index in range(load.clients)))
         tally = Tally()
         started = time.monotonic()
         numbers = itertools.count()
-        ends = started + seconds
 
         async def keep_asking() -> None:
-            while time.monotonic() < ends:
-                await _ask(client, body, next(numbers), tally)
+            while time.monotonic() < started + load.seconds:
+                await _ask(client, body, next(numbers), tally, load)
 
-        clients = asyncio.gather(*(keep_asking() for _ in range(n_clients)))
-        await asyncio.sleep(seconds / 2)
-        megabytes.append(await _resident_mb(client))
-        await clients
-        megabytes.append(await _resident_mb(client))
-        return tally, megabytes, time.monotonic() - started
+        sampling = asyncio.create_task(_sample_memory(client, tally, started, load.seconds / _N_SAMPLES))
+        killing = asyncio.create_task(_kill(process, load)) if process is not None and load.kills else None
+        await asyncio.gather(*(keep_asking() for _ in range(load.clients)))
+        if killing is not None:
+            await killing
+        sampling.cancel()
+        tally.memory.append((time.monotonic() - started, await _resident_mb(client)))
+        return tally
 
 
-async def _ask(client: httpx.AsyncClient, body: dict[str, Any], number: int, tally: Tally) -> None:
-    sentence = _SENTENCES[number % len(_SENTENCES)].format(_CITIES[number % len(_CITIES)], n=number + 1)
+async def _kill(process: ServerProcess, load: Load) -> None:
+    for _ in range(load.kills):
+        await asyncio.sleep(load.seconds / (load.kills + 1))
+        await asyncio.to_thread(process.kill)
+        await asyncio.to_thread(process.start)
+
+
+async def _sample_memory(client: httpx.AsyncClient, tally: Tally, started: float, every_s: float) -> None:
+    while True:
+        # Between a kill and the next start there is nobody to ask.
+        with contextlib.suppress(httpx.TransportError):
+            tally.memory.append((time.monotonic() - started, await _resident_mb(client)))
+        await asyncio.sleep(every_s)
+
+
+async def _ask(client: httpx.AsyncClient, body: dict[str, Any], number: int, tally: Tally, load: Load) -> None:
+    """Ask until there is an answer; without kills, a connection that breaks is a loss."""
+    sentence = _SENTENCES[number % len(_SENTENCES)].format(_CITIES[number % len(_CITIES)], n=abs(number) + 1)
+    session = f"request {number}"
+    asked = {**body, "messages": [{"role": "user", "content": sentence}], "metadata": {"session_id": session}}
     started = time.monotonic()
     while True:
         try:
-            response = await client.post(
-                "/v1/chat/completions", json={**body, "messages": [{"role": "user", "content": sentence}]}
-            )
+            response = await client.post("/v1/chat/completions", json=asked)
         except httpx.TransportError as error:
-            tally.lost[type(error).__name__] += 1
-            return
+            if not load.kills or time.monotonic() - started > _ANSWER_S:
+                tally.lost[type(error).__name__] += 1
+                return
+            # Without a connection nothing was taken, so nothing can have been lost.
+            tally.n_broken += not isinstance(error, httpx.ConnectError)
+            await asyncio.sleep(_RETRY_S)
+            continue
         if response.status_code != 429:
             break
         tally.n_refused += 1
         await asyncio.sleep(float(response.headers["retry-after-ms"]) / 1000)
-    if response.status_code != 200 or not _is_whole(response, body["stream"]):
+    if response.status_code != 200 or not _is_whole(response, load.is_stream):
         tally.lost[f"status {response.status_code}"] += 1
         return
     tally.latencies_s.append(time.monotonic() - started)
+    tally.sessions.add(session_hash(session))
     tally.n_calls += '"tool_calls"' in response.text
 
 
@@ -166,22 +201,50 @@ async def _resident_mb(client: httpx.AsyncClient) -> float:
     return float(line.split()[1]) / 1e6
 
 
-def _report(tally: Tally, megabytes: Sequence[float], elapsed_s: float, n_clients: int) -> str:
+def logged_sessions(folder: Path) -> set[str]:
+    """The sessions that stand in a dispatch log, as it writes them."""
+    found = set()
+    for path in folder.glob("*.jsonl"):
+        for line in path.read_text("ascii").splitlines():
+            # A line that a kill has cut off is no JSON.
+            with contextlib.suppress(ValueError):
+                found.add(json.loads(line)["session_id"])
+    return found
+
+
+def report(tally: Tally, elapsed_s: float, load: Load, n_unlogged: int) -> str:
+    """What was lost, how long answers took, and the server's memory."""
     n_lost, n_answers = tally.lost.total(), len(tally.latencies_s)
     reasons = ", ".join(f"{reason}: {number}" for reason, number in tally.lost.most_common())
     lines = [
-        f"{n_clients} clients, {elapsed_s:.0f} s: {n_answers} answered ({n_answers / elapsed_s:.1f} a second, "
+        f"{load.clients} clients, {elapsed_s:.0f} s: {n_answers} answered ({n_answers / elapsed_s:.1f} a second, "
         f"{tally.n_calls} with calls), {n_lost} lost{f' ({reasons})' if reasons else ''}, "
         f"{tally.n_refused} asked to come again",
     ]
+    if load.kills:
+        lines.append(
+            f"killed {load.kills} times: {tally.n_broken} requests were in flight, were asked again and answered; "
+            f"{n_unlogged} answers are missing in the dispatch log"
+        )
     if n_answers > 1:
         cuts = statistics.quantiles(tally.latencies_s, n=100, method="inclusive")
         shown = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "max": max(tally.latencies_s)}
         latency = ", ".join(f"{name} {value:.2f} s" for name, value in shown.items())
-        lines.append(f"latency with {n_clients} at once: {latency}")
-    begin, middle, end = megabytes
-    lines.append(f"server memory: {begin:.1f} MB at begin, {middle:.1f} MB half-way, {end:.1f} MB at end")
+        lines.append(f"latency with {load.clients} at once: {latency}")
+    series = " ".join(f"{megabytes:.1f}" for _, megabytes in tally.memory)
+    lines.append(f"server memory in MB, every {load.seconds / _N_SAMPLES:g} s: {series}")
+    if not load.kills:
+        lines.append(f"second half: {growth(tally.memory):+.2f} MB a minute")
     return "\n".join(lines)
+
+
+def growth(memory: Sequence[tuple[float, float]]) -> float:
+    """Megabytes a minute over the second half of the time, by least squares."""
+    half = [(at, megabytes) for at, megabytes in memory if at >= memory[-1][0] / 2]
+    if len(half) < 2:
+        return 0.0
+    slope, _ = statistics.linear_regression(*zip(*half, strict=True))
+    return 60 * slope
 
 
 if __name__ == "__main__":

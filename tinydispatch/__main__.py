@@ -1,4 +1,4 @@
-"""`python -m tinydispatch call|chat|serve|tools`; each command stands in `tinydispatch/cli/`."""
+"""`python -m tinydispatch call|chat|serve|bench|tools`; each command stands in `tinydispatch/cli/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tinydispatch.cli import call, chat, serve, tools
+from tinydispatch.cli import bench, call, chat, serve, tools
 
 _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 2, 130
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tinydispatch", description="Turn a sentence into tool calls.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (call, chat, serve, tools):
+    for command in (call, chat, serve, bench, tools):
         command.add_parser(commands)
     return parser
 

@@ -63,7 +63,7 @@ class DispatchLog:
         entry = {"time": now.isoformat(timespec="milliseconds"), "model": model}
         entry |= self._content(messages, tools, dispatch, reference_date)
         if session is not None:
-            entry["session_id"] = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            entry["session_id"] = session_hash(session)
         # Escaped, so that half of a surrogate pair in an argument can be written too.
         line = json.dumps(entry).encode("ascii") + b"\n"
         with self._lock:
@@ -120,3 +120,8 @@ class DispatchLog:
         """Close the file; a later write opens it again."""
         with self._lock:
             self._close()
+
+
+def session_hash(session: str) -> str:
+    """What stands for a session's id in the log."""
+    return hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:16]
