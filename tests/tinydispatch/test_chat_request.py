@@ -4,10 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from openai.types.chat import completion_create_params
 
 from tests.fixtures_playback import WEATHER
 from tinydispatch.decoding.reply import ToolChoice
+from tinydispatch.server import parameters
 from tinydispatch.server.errors import ApiError
+from tinydispatch.server.offer import ToolReader
 from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import Role, Tool
@@ -30,6 +33,17 @@ def _function(**change: Any) -> list[Any]:
     return [{"type": "function", "function": {**WEATHER.to_openai()["function"], **change}}]
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def _deep_arguments() -> dict[str, str]:
+    return {"name": "now", "arguments": '{"a": ' * 200 + "1" + "}" * 200}
+
+
 def test_a_plain_request_takes_the_defaults() -> None:
     found = _read()
     assert found.tools == (WEATHER, NOW)
@@ -47,9 +61,40 @@ def test_settings_of_sampling_are_accepted_without_effect() -> None:
     assert _read(temperature=0.7, top_p=1, seed=3, user="u", presence_penalty=-1, n=1) == _read()
 
 
+def test_every_parameter_of_the_official_client_is_known() -> None:
+    names = {
+        *completion_create_params.CompletionCreateParamsStreaming.__annotations__,
+        *completion_create_params.CompletionCreateParamsBase.__annotations__,
+    }
+    assert names <= parameters._KNOWN
+
+
+def test_what_agent_frameworks_add_is_accepted() -> None:
+    added = {
+        "reasoning_effort": "low", "verbosity": "low", "service_tier": "auto", "safety_identifier": "s", "user": "u",
+        "prompt_cache_key": "k", "prediction": None, "modalities": ["text"], "logit_bias": {}, "logprobs": False,
+        "response_format": {"type": "text"}, "top_k": 40, "min_p": 0.1, "store": True,
+    }  # fmt: skip
+    assert _read(**added) == _read()
+    strict = [{"type": "function", "function": {**WEATHER.to_openai()["function"], "strict": True}}]
+    assert _read(tools=strict).tools == (WEATHER,)
+
+
+def test_tools_are_read_once_and_forgotten_when_they_take_too_much_memory() -> None:
+    reader = ToolReader(max_chars=600)
+    first = reader([WEATHER.to_openai()], 5)
+    assert reader([WEATHER.to_openai()], 5) is first
+    for number in range(20):
+        reader([{"type": "function", "function": {"name": f"t{number}", "description": "x" * 100}}], 5)
+    assert sum(map(len, reader._known)) <= 600
+    assert reader([WEATHER.to_openai()], 5) is not first
+    reader([{"type": "function", "function": {"name": "large", "description": "x" * 700}}], 5)
+    assert sum(map(len, reader._known)) <= 600
+
+
 def test_more_tokens_than_the_limit_are_capped() -> None:
     assert _read(max_tokens=5_000).max_new_tokens == 100
-    assert _read(max_completion_tokens=7, max_tokens=9).max_new_tokens == 7
+    assert _read(max_completion_tokens=7).max_new_tokens == _read(max_tokens=7).max_new_tokens == 7
 
 
 def test_a_named_tool_is_offered_alone() -> None:
@@ -102,8 +147,16 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
         ({"tools": [WEATHER.to_openai()] * 4}, "tools"),
         ({"tools": [WEATHER.to_openai()] * 2}, "tools[1].function.name"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"name": "now"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": "now"}]}, "tools[0].function"),
+        ({"tools": _function(name=None)}, "tools[0].function.name"),
+        ({"tools": _function(name=3)}, "tools[0].function.name"),
         ({"tools": _function(name="no spaces")}, "tools[0].function"),
+        ({"tools": _function(description=3)}, "tools[0].function.description"),
+        ({"tools": _function(strict="yes")}, "tools[0].function.strict"),
+        ({"tools": _function(parameters=[])}, "tools[0].function.parameters"),
+        ({"tools": _function(parameters=_nested(300))}, "tools[0].function.parameters"),
         ({"tools": _function(parameters={"type": "array"})}, "tools[0].function"),
         ({"tools": _function(parameters={"type": "object", "properties": {"a": {"type": 3}}})}, "tools[0].function"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
@@ -123,11 +176,35 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
         ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
+        ({"max_completion_tokens": 7, "max_tokens": 9}, "max_tokens"),
         ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"user": 3}, "user"),
         ({"logprobs": True}, "logprobs"),
+        ({"logprobs": "yes"}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logit_bias": {"5": 100}}, "logit_bias"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {"voice": "ash"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"tool_choise": "none"}, "tool_choise"),
+        ({"metadata": {"session_id": 3}}, "metadata.session_id"),
+        ({"metadata": {"a": 3}}, "metadata.a"),
+        ({"metadata": {"a": "x" * 513}}, "metadata"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "hi", "name": 3}]}, "messages[0].name"),
+        ({"messages": [USER, {**CALLED, "tool_calls": [CALL, CALL]}, RESULT]}, "messages[1].tool_calls[1].id"),
+        (
+            {"messages": [USER, {**CALLED, "tool_calls": [{**CALL, "function": _deep_arguments()}]}, RESULT]},
+            "messages[1].tool_calls[0].function.arguments",
+        ),
         ({"functions": []}, "functions"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {}}, "response_format.type"),
         ({"stop": 3}, "stop"),
+        ({"stop": ""}, "stop"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"model": 3}, "model"),
     ],
@@ -142,6 +219,26 @@ def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
 def test_a_model_must_be_named() -> None:
     with pytest.raises(ApiError, match="you must provide a model parameter"):
         _read(model=...)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"n": 2}, "unsupported_value"),
+        ({"n": 0}, "integer_below_min_value"),
+        ({"response_format": {"type": "json_schema"}}, "unsupported_value"),
+        ({"logprobs": True}, "unsupported_parameter"),
+        ({"functions": []}, "unsupported_parameter"),
+        ({"max_completion_tokens": 7, "max_tokens": 9}, "invalid_parameter_combination"),
+        ({"tool_choise": "none"}, "unknown_parameter"),
+        ({"tools": _function(name=None)}, "missing_required_parameter"),
+        ({"seed": "x"}, "invalid_type"),
+    ],
+)
+def test_a_program_can_tell_errors_apart(change: dict[str, Any], code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        _read(**change)
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'{"a": "\\ud800"}'])

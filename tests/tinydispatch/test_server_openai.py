@@ -208,24 +208,42 @@ def test_a_schema_that_no_grammar_expresses_is_a_bad_request(caller: Running) ->
     properties = {"a": {"type": "string", "pattern": "(?=x)y"}}
     function = {"name": "t", "parameters": {"type": "object", "properties": properties}}
     with pytest.raises(openai.BadRequestError) as caught:
-        _create(caller, tools=[{"type": "function", "function": function}])
-    assert (caught.value.param, caught.value.code) == ("tools", "invalid_function_parameters")
+        _create(caller, tools=[*TOOLS, {"type": "function", "function": function}])
+    assert (caught.value.param, caught.value.code) == ("tools[1].function.parameters", "invalid_function_parameters")
     assert "'t'" in caught.value.message
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405), ("POST", "/v1/embeddings", 404)],
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("OPTIONS", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("DELETE", "/v1/models/tiny", 405),
+        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("GET", "/", 404),
+    ],
 )
 def test_what_is_not_served_is_said_in_the_same_form(caller: Running, method: str, path: str, status: int) -> None:
     response = httpx.request(method, caller.url + path)
     assert response.status_code == status
     assert response.json()["error"]["type"] == "invalid_request_error"
+    assert response.headers["x-request-id"].startswith("req_")
+    assert ("allow" in response.headers) == (status == 405)
+
+
+def test_head_answers_as_get_does_without_a_body(caller: Running) -> None:
+    for path in ("/v1/models", f"/v1/models/{MODEL}", "/health", "/metrics"):
+        response = httpx.head(caller.url + path)
+        assert (response.status_code, response.content) == (200, b"")
 
 
 def test_a_web_page_can_neither_post_nor_rebind_a_name(caller: Running) -> None:
     body = json.dumps(caller.ask())
     plain = httpx.post(f"{caller.url}/v1/chat/completions", content=body, headers={"content-type": "text/plain"})
     assert plain.status_code == 415
+    packed = {"content-type": "application/json", "content-encoding": "gzip"}
+    assert httpx.post(f"{caller.url}/v1/chat/completions", content=body, headers=packed).status_code == 415
     assert httpx.get(f"{caller.url}/v1/models", headers={"host": "evil.example:80"}).status_code == 403
     assert httpx.get(f"{caller.url}/v1/models", headers={"host": "localhost"}).status_code == 200

@@ -210,7 +210,15 @@ def create_app(server: Server) -> FastAPI:
         await asyncio.to_thread(server.holder.close)
 
     telemetry = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, telemetry=telemetry)  # type: ignore[arg-type]
+    # redirect_slashes: another path is another path; a redirect would lose the body in most clients.
+    app = FastAPI(
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=telemetry,  # type: ignore[arg-type]
+    )
     app.add_route("/v1/chat/completions", server.chat, ["POST"])
     app.add_route("/v1/models", server.models, ["GET"])
     app.add_route("/v1/models/{name:path}", server.model, ["GET"])

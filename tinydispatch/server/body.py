@@ -30,6 +30,8 @@ async def read_json_body(request: Request, limits: Limits) -> bytes:
     # A web page can make a browser send other kinds anywhere without asking first.
     if kind != "application/json":
         raise ApiError(415, "Unsupported content type. Send 'Content-Type: application/json'.")
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise ApiError(415, "Unsupported content encoding. Send the body as it is, uncompressed.")
     length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         raise invalid("The Content-Length header is no number.")

@@ -45,6 +45,21 @@ def unsupported(param: str, message: str) -> ApiError:
     return invalid(f"Unsupported parameter: {message}", param, "unsupported_parameter")
 
 
+def unsupported_value(param: str, message: str) -> ApiError:
+    """400: a parameter is known and may not have that value."""
+    return invalid(f"Unsupported value: {message}", param, "unsupported_value")
+
+
+def too_long_array(param: str, number: int, limit: int) -> ApiError:
+    """400: more entries than are allowed."""
+    return invalid(
+        f"Invalid '{param}': array too long. Expected an array with maximum length {limit}, but got an array with "
+        f"length {number} instead.",
+        param,
+        "array_above_max_length",
+    )
+
+
 def unknown_model(name: str) -> ApiError:
     """404: another model than the one in service was asked for."""
     message = f"The model `{name}` does not exist or you do not have access to it."

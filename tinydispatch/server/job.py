@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.dispatcher import Dispatch
 from tinydispatch.engine import PromptTooLongError
-from tinydispatch.server.errors import invalid, timed_out
+from tinydispatch.server.errors import ApiError, invalid, timed_out
 from tinydispatch.server.holder import Serving
 from tinydispatch.server.reader import Delta, ReplyReader
 from tinydispatch.server.request import ChatRequest
@@ -138,7 +138,7 @@ class ChatJob:
         except PromptTooLongError as error:
             raise invalid(str(error), "messages", "context_length_exceeded") from error
         except GrammarError as error:
-            raise invalid(f"Invalid schema for function: {error}", "tools", "invalid_function_parameters") from error
+            raise _bad_schema(error, request) from error
         except ValueError as error:
             raise invalid(str(error)) from error
 
@@ -155,6 +155,14 @@ class ChatJob:
             return "length"
         # As the OpenAI API has it: a reply that had to call this very tool did nothing but stop.
         return "tool_calls" if self._n_calls and not self.request.is_named else "stop"
+
+
+def _bad_schema(error: GrammarError, request: ChatRequest) -> ApiError:
+    message = f"Invalid schema for function '{error.tool}': {error.path or 'parameters'}: {error.problem}"
+    # A named tool was picked out of several, so its place is known only where all are offered.
+    names = [] if request.is_named else [tool.name for tool in request.tools]
+    place = f"tools[{names.index(error.tool)}].function.parameters" if error.tool in names else "tools"
+    return invalid(message, place, "invalid_function_parameters")
 
 
 def _call_id() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinydispatch.server.errors import invalid, unsupported, wrong_type
+from tinydispatch.server.nesting import MAX_LEVELS, is_too_deep
 from tinydispatch.tools import Message, Role, ToolCall
 
 # "developer" is OpenAI's newer word for system, "function" its older one for tool.
@@ -58,6 +59,8 @@ def _role(entry: Any, where: str) -> Role:
 
 def _text(entry: Mapping[str, Any], where: str, *, is_optional: bool) -> str:
     content = entry.get("content")
+    if not isinstance(entry.get("name"), str | None):
+        raise wrong_type(f"{where}.name", "a string", entry["name"])
     where = f"{where}.content"
     if content is None and is_optional:
         return ""
@@ -65,6 +68,12 @@ def _text(entry: Mapping[str, Any], where: str, *, is_optional: bool) -> str:
         return content
     if not isinstance(content, list):
         raise wrong_type(where, "a string or an array of objects", content)
+    if not content:
+        raise invalid(
+            f"Invalid '{where}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
+            where,
+            "empty_array",
+        )
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -106,6 +115,8 @@ def _calls(value: Any, where: str, due: dict[str, str]) -> tuple[ToolCall, ...]:
             raise wrong_type(f"{at}.id", "a string", call_id)
         if not isinstance(function.get("name"), str):
             raise wrong_type(f"{at}.function.name", "a string", function.get("name"))
+        if call_id in due:
+            raise invalid(f"Invalid '{at}.id': '{call_id}' occurs twice.", f"{at}.id", "invalid_value")
         calls.append(ToolCall(function["name"], _arguments(function.get("arguments"), f"{at}.function.arguments")))
         due[call_id] = function["name"]
     return tuple(calls)
@@ -120,6 +131,8 @@ def _arguments(value: Any, where: str) -> Mapping[str, Any]:
         arguments = None
     if not isinstance(arguments, dict):
         raise invalid(f"Invalid '{where}': expected a JSON object, written as a string.", where, "invalid_value")
+    if is_too_deep(arguments):
+        raise invalid(f"Invalid '{where}': nested more than {MAX_LEVELS} levels deep.", where, "invalid_value")
     return arguments
 
 
