@@ -19,9 +19,11 @@ from tinydispatch import formats
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.ggml.runtime import Logits
+from tinydispatch.server.app import Server
 from tinydispatch.server.holder import ModelHolder, Serving
+from tinydispatch.server.keys import ApiKeys
 from tinydispatch.server.run import make_uvicorn, run_server
-from tinydispatch.server.settings import ApiKeys, Limits, ServerSettings
+from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import ToolCall
 
 MODEL = "tiny"
@@ -103,7 +105,8 @@ def running(
     limits = limits or Limits()
     holder = ModelHolder(Serving(dispatcher, "first"), max_waiting=limits.max_waiting)
     keys = ApiKeys((key,) if key else ())
-    server = make_uvicorn(holder, ServerSettings(MODEL, port=0, keys=keys, limits=limits, **settings), dispatch_log)
+    told = ServerSettings(MODEL, port=0, keys=keys, limits=limits, **settings)
+    server = make_uvicorn(Server(holder, told, dispatch_log))
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:

@@ -49,10 +49,14 @@ def _health(port: int) -> dict[str, Any]:
     return found
 
 
+def _post(port: int, **more: Any) -> httpx.Response:
+    return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json={**BODY, **more}, timeout=90)
+
+
 def _ask(port: int) -> bool:
     """Whether it was answered; what arrives is an answer as a whole, or none."""
     try:
-        response = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=BODY, timeout=90)
+        response = _post(port)
     except httpx.TransportError:
         return False
     assert response.status_code == 200
@@ -70,6 +74,36 @@ def test_sigterm_finishes_what_was_taken_and_ends_with_status_0(tmp_path: Path) 
         assert process.wait(60) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}/health")
+
+
+def test_a_second_signal_ends_at_once_and_says_so_to_those_who_wait(tmp_path: Path) -> None:
+    port = _free_port()
+    # A second for each token: nobody would wait for the replies.
+    with _server(port, tmp_path, 1.0) as process, ThreadPoolExecutor() as pool:
+        asked = [pool.submit(_post, port, stream=number == 0) for number in range(3)]
+        wait_until(lambda: _health(port)["waiting"] == 2)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not _health(port))
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        for future in asked:
+            response = future.result()
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "service_unavailable"
+        assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_stop_is_left_behind(tmp_path: Path) -> None:
+    port = _free_port()
+    with _server(port, tmp_path, 60.0) as process, ThreadPoolExecutor() as pool:
+        asked = pool.submit(_post, port)
+        wait_until(lambda: bool(_health(port)["busy"]))
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not _health(port))
+        process.send_signal(signal.SIGTERM)
+        assert asked.result().status_code == 503
+        assert process.wait(30) == 1
 
 
 def test_a_kill_loses_only_what_was_in_flight(tmp_path: Path) -> None:

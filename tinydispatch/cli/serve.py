@@ -14,7 +14,8 @@ from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.prefix_cache import default_folder
 from tinydispatch.redaction import load_redactor
-from tinydispatch.server.settings import Limits, ServerSettings, load_keys
+from tinydispatch.server.keys import load_keys
+from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import Tool
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -39,7 +40,9 @@ def add_parser(commands: Any) -> None:
         "--model-name",
         help=f"the name that clients ask for (default: the file's without .gguf; with --registry: {_REGISTRY_NAME})",
     )
-    serve.add_argument("--keys-file", type=Path, help="API keys, one a line; $TINYDISPATCH_API_KEYS adds more")
+    serve.add_argument(
+        "--keys-file", type=Path, help="API keys, one a line, read again when changed; $TINYDISPATCH_API_KEYS adds"
+    )
     serve.add_argument("--allow-anybody", action="store_true", help="listen beyond this machine without a key")
     tools_command.add_source(serve)
     serve.add_argument("--date", type=dt.date.fromisoformat, help="what 'today' means (default: the day of each call)")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from weakref import WeakSet
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -30,6 +31,8 @@ from tinydispatch.server.settings import ServerSettings
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
+# After an abort; a reply ends at its next token, but the reading of a long prompt cannot be interrupted.
+_ABORT_S = 5.0
 
 
 class Server:
@@ -45,7 +48,19 @@ class Server:
         self._dispatch_log = dispatch_log
         self._created = int(time.time())
         self._n_open = 0
+        self._flights: WeakSet[Flight] = WeakSet()
+        self._is_aborted = False
         self._mean_s = 0.1  # of a request in the model, the newest counting most
+
+    def abort(self) -> None:
+        """Answer 503 to all that is under way and whatever comes; may be called from a signal's handler."""
+        self._is_aborted = True
+        for flight in list(self._flights):
+            flight.abort(errors.stopping())
+
+    def close(self) -> bool:
+        """Finish what was taken and close the model; False when it was aborted and the model does not stop in time."""
+        return self.holder.close(_ABORT_S if self._is_aborted else None)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -63,12 +78,15 @@ class Server:
 
     async def _answer(self, request: Request, wanted: ChatRequest) -> Response:
         timeout_s = self.settings.limits.request_timeout_s
+        if self._is_aborted:
+            raise errors.stopping()
         try:
             flight = Flight(self.holder, wanted, timeout_s, request.receive, self._finished)
         except QueueFullError:
             raise self._queue_full() from None
         except StoppingError:
             raise errors.stopping() from None
+        self._flights.add(flight)
         fields = request.state.fields
         fields["reply"] = flight.job.id
         if wanted.is_stream:
@@ -130,6 +148,7 @@ class Server:
             "status": "ok" if is_ok else "stopping",
             "model": self.settings.model_name,
             "serving": self.holder.serving.id,
+            "busy": self.holder.is_busy,
             "waiting": self.holder.n_waiting,
         }
         return _json(body, 200 if is_ok else 503)
@@ -207,7 +226,7 @@ def create_app(server: Server) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         yield
-        await asyncio.to_thread(server.holder.close)
+        await asyncio.to_thread(server.close)
 
     telemetry = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
     # redirect_slashes: another path is another path; a redirect would lose the body in most clients.

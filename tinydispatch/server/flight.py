@@ -62,6 +62,10 @@ class Flight:
             self.job.cancel()
             self._future.cancel()
 
+    def abort(self, error: BaseException) -> None:
+        """Answer with an error at once; may be called from any thread and from a signal's handler."""
+        self._post(error)
+
     async def _next(self, gone: asyncio.Future[None]) -> Part | Answer | BaseException:
         coming = asyncio.ensure_future(self._events.get())
         try:

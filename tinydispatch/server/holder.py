@@ -133,13 +133,19 @@ class ModelHolder:
         # Here and not in the model's thread: closing waits for files, and requests should not.
         old.dispatcher.close()
 
-    def close(self) -> None:
-        """Finish every job that was taken, then close the dispatcher; a second call does nothing."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finish every job that was taken, then close the dispatcher; a second call does nothing.
+
+        False when that takes longer than `timeout_s`: the model's thread goes on, and the dispatcher stays open.
+        """
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
         self._serving.dispatcher.close()
+        return True
 
     def _run(self) -> None:
         while (job := self._wait_for_job()) is not None:

@@ -6,9 +6,12 @@ import datetime as dt
 import json
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 LOG = logging.getLogger("tinydispatch.server")
+_MAX_FRAMES = 20
 
 
 class JsonLines(logging.Formatter):
@@ -18,9 +21,19 @@ class JsonLines(logging.Formatter):
         time = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"time": time, "level": record.levelname.lower(), "event": record.getMessage()}
         line |= getattr(record, "fields", {})
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["traceback"] = list(_traceback(record.exc_info[1]))
         return json.dumps(line, default=str)
+
+
+def _traceback(error: BaseException | None) -> Iterator[str]:
+    """Where an error came from, and its kind; its message may quote a request, and of it only the system's is shown."""
+    while error is not None:
+        for frame in traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]:
+            yield f"{frame.filename}:{frame.lineno} in {frame.name}"
+        reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        yield f"{type(error).__module__}.{type(error).__qualname__}{reason}"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def log(event: str, level: int = logging.INFO, *, exception: BaseException | None = None, **fields: Any) -> None:
@@ -29,11 +42,11 @@ def log(event: str, level: int = logging.INFO, *, exception: BaseException | Non
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send this package's and uvicorn's records to stderr as JSON lines."""
+    """Send every record to stderr as a JSON line: this package's, and of others' the warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("tinydispatch", level), ("uvicorn", max(level, logging.WARNING))):
+    for name, least in (("tinydispatch", level), ("uvicorn", logging.WARNING), (None, logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
-        logger.setLevel(least)
+        logger.setLevel(max(level, least))
