@@ -19,7 +19,7 @@ from training.errors import ConfigError, ModelNotFoundError, TokenizerError
 
 logger = logging.getLogger(__name__)
 
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     Dtype.FLOAT32: torch.float32,
     Dtype.BFLOAT16: torch.bfloat16,
     Dtype.FLOAT16: torch.float16,
@@ -44,16 +44,29 @@ def load_model(
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             directory,
-            dtype=_TORCH_DTYPES[dtype],
+            dtype=TORCH_DTYPES[dtype],
             quantization_config=quantization,
             local_files_only=True,
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFoundError(f"{directory}: no causal language model can be loaded: {error}") from error
+    if quantization is not None:
+        _keep_differentiable(model)
     fit_embedding(model, tokenizer)
     _set_special_ids(model, tokenizer)
     return model
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for inference at the first forward pass in evaluation mode.
+
+    It does so on CPUs with AVX-512 BF16, for good, and the kernel for the repacked weights has no gradient: after the
+    check of packing, or an answer in the midst of training, adapters would learn through the residual stream alone.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

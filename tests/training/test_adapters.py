@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from export.merge import merge_adapter
 from tests.training.samples import MakeRun
+from training.config import Dtype, load_run_config
+from training.model import load_model
+from training.options import quantization_config, to_lora_config
 from training.random_checkpoint import ARCHITECTURES, config_of
 from training.sft import train
 
@@ -44,6 +48,34 @@ def test_a_qwen_adapter_learns_and_merges(
     assert all("lora_" in name for name in adapter)
     assert any(bool(value.abs().max() > 0) for name, value in adapter.items() if "lora_B" in name)
     assert_merges_exactly(result.adapter_dir, qwen_dir, tmp_path / "merged")
+
+
+def adapter_gradients(model: PreTrainedModel) -> torch.Tensor:
+    """Of the same adapters at the same place, in one vector; the model is first answered with, as training does."""
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, to_lora_config(load_run_config("qwen3-4b-qlora", ["training.lora.dropout=0"])))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.05
+    ids_BT = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        adapted.eval()(input_ids=ids_BT)
+    adapted.train()(input_ids=ids_BT, labels=ids_BT).loss.backward()
+    return torch.cat([value.grad.flatten() for name, value in adapted.named_parameters() if "lora_" in name])
+
+
+def test_adapters_over_4_bit_weights_get_the_gradient_of_these_weights_unpacked(
+    qwen_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """On CPUs with AVX-512 BF16 bitsandbytes repacks the weights for inference, and that kernel has no gradient."""
+    settings = ARCHITECTURES["tiny-qwen3"].settings | {"hidden_size": 128, "intermediate_size": 256, "head_dim": 64}
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**settings, initializer_range=0.1)).save_pretrained(tmp_path)
+    gradients = []
+    for is_packed in (True, False):
+        model = load_model(tmp_path, qwen_tokenizer, Dtype.FLOAT32, quantization_config())
+        gradients.append(adapter_gradients(model if is_packed else model.dequantize()))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 @pytest.mark.slow
