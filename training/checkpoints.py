@@ -115,6 +115,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_unfinished(directory: Path, inputs: dict[str, Any]) -> bool:
+    """Whether a training with the same inputs was stopped here and left a checkpoint to continue from."""
+    record = _read_record(directory)
+    if record is None or record["finished"] or record["inputs"] != inputs:
+        return False
+    return newest_complete(directory) is not None
+
+
 def prepare_resume(directory: Path, inputs: dict[str, Any], *, restart: bool) -> Path | None:
     """The checkpoint to continue from, or None to begin; `inputs` is recorded beside the checkpoints.
 

@@ -222,7 +222,7 @@ def load_run_config(path_or_name: str, overrides: Sequence[str] = ()) -> RunConf
         run = RunConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise explain(error, RunConfig, tree, _shown(path), changed) from error
-    if run.training.method is Method.FULL and "lora" in run.training.model_fields_set:
+    if run.training.method is Method.FULL and run.training.lora != LoraConfig():
         logger.warning("%s: 'training.lora' has no effect, because training.method is 'full'", _shown(path))
     return run
 

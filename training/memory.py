@@ -16,6 +16,7 @@ from training.config import Dtype, Method, OptimizerName, Precision, RunConfig
 from training.hardware import resolve_precision
 from training.optimizer import split_parameters
 from training.options import to_lora_config
+from training.sharding import is_sharded
 
 _BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 _NF4_BYTES = 0.516  # half a byte, and 8-bit scales for blocks of 64 with scales of their own for 256 of them
@@ -58,7 +59,7 @@ def estimate_memory(run: RunConfig, directory: Path, row_tokens: int, trained_sh
         trained_share: of all tokens, those that carry loss.
     """
     training = run.training
-    model = _meta_model(directory)
+    model = meta_model(directory)
     if training.method.has_adapter:
         model = peft.get_peft_model(model, to_lora_config(run))
     weight_bytes = _BYTES[run.model.dtype]
@@ -78,11 +79,6 @@ def estimate_memory(run: RunConfig, directory: Path, row_tokens: int, trained_sh
         activations=_activations(run, model, tokens, precision),
         loss=scored * min(vocabulary, _TILE_COLUMNS) * _TILE_BYTES + 4 * vocabulary * width,
     )
-
-
-def is_sharded() -> bool:
-    """Whether accelerate was told to spread weights over processes (FSDP, DeepSpeed)."""
-    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
 
 
 def device_memory() -> tuple[int, int]:
@@ -117,7 +113,8 @@ def _container_limit() -> int | None:
     return None
 
 
-def _meta_model(directory: Path) -> PreTrainedModel:
+def meta_model(directory: Path) -> PreTrainedModel:
+    """A model of a directory's shape on torch's meta device: sizes without data."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

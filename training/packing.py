@@ -61,6 +61,9 @@ def attend_per_conversation(
         return plain, None
     assert query.shape[0] == 1, "a packed batch is one row"
     is_grouped = key.shape[1] != query.shape[1]
+    # Norms of queries and keys (Qwen3) leave them in their weights' format; products are made in that of autocast.
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = (tensor.to(torch.get_autocast_dtype(query.device.type)) for tensor in (query, key, value))
     if _has_varlen_kernel(query, dropout):
         assert max_length_q is not None
         return _in_one_call(query, key, value, cu_seq_lens_q, max_length_q, scaling, is_grouped), None

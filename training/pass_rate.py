@@ -18,8 +18,8 @@ from eval.cases import Case, Suite, load_suite
 from eval.evaluate import evaluate
 from eval.results import EvalResult
 from training.config import PassRateConfig
-from training.memory import is_sharded
 from training.packing import plain_attention
+from training.sharding import is_sharded
 
 # The trainer's hooks all have these parameters, used or not.
 # ruff: noqa: ARG002

@@ -12,30 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import pack_dataset
 
 from data.store import read_conversations
 from tinydispatch import formats
 from training.callbacks import LossLog, ProgressBar, StopOnSignal
-from training.checkpoints import mark_finished, prepare_resume, training_inputs
+from training.checkpoints import is_unfinished, mark_finished, prepare_resume, training_inputs
 from training.config import Method, Packing, Precision, RunConfig
 from training.dataset import EncodedData, build_dataset
 from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
 from training.hardware import resolve_precision
 from training.hub import resolve_model
-from training.memory import is_sharded
 from training.model import check_length, load_model
 from training.options import quantization_config, to_lora_config, to_sft_config
 from training.packing import make_packable
 from training.pass_rate import PassRate
 from training.plot import plot_run
 from training.preflight import Check, preflight, report
+from training.sharding import check_sharding, is_sharded, shard_on_cpus_too
 from training.tokenizer import added_tokens, load_tokenizer
-from training.tracking import tracking
+from training.tracking import RecordSettings, tracking
 from training.trainer import DispatchTrainer, trained_tokens_only
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint has been saved.
     """
     started_s = time.monotonic()
+    check_sharding(run.training)
     directory = resolve_model(run.model)
     check_length(directory, run.data.max_length_tokens)
     tokenizer = load_tokenizer(directory)
@@ -87,11 +89,11 @@ def train(
     report(preflight(run, directory, tokenizer, data, answered), Console(stderr=True, quiet=not is_main))
     checkpoints = run_dir / "checkpoints"
     inputs = training_inputs(run, train_path, formats.template_hash(str(tokenizer.chat_template)))
-    with tracking(run.tracking, run_dir) as report_to:
+    is_continued = not restart and is_unfinished(checkpoints, inputs)
+    with tracking(run.tracking, run_dir, is_continued=is_continued) as report_to:
         trainer = _trainer(run, directory, tokenizer, data, checkpoints, report_to)
-        trainer.add_callback(LossLog(run_dir / "train_log.jsonl"))
-        if run.training.pass_rate.every_steps is not None:
-            trainer.add_callback(PassRate(run.training.pass_rate, tokenizer, run_dir))
+        for callback in _watchers(run, tokenizer, run_dir, is_recorded=bool(report_to)):
+            trainer.add_callback(callback)
         try:
             outcome = _run_steps(trainer, checkpoints, inputs, restart=restart)
         finally:
@@ -106,6 +108,17 @@ def train(
         metrics=_metrics(data, outcome, time.monotonic() - started_s),
         rejected=dict(data.rejected),
     )
+
+
+def _watchers(
+    run: RunConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, *, is_recorded: bool
+) -> list[TrainerCallback]:
+    watchers = [LossLog(run_dir / "train_log.jsonl")]
+    if is_recorded:
+        watchers.append(RecordSettings(run))
+    if run.training.pass_rate.every_steps is not None:
+        watchers.append(PassRate(run.training.pass_rate, tokenizer, run_dir))
+    return watchers
 
 
 def _encoded(train_path: Path, tokenizer: PreTrainedTokenizerBase, max_length_tokens: int) -> EncodedData:
@@ -162,20 +175,36 @@ def _trainer(
     checkpoints: Path,
     report_to: Sequence[str],
 ) -> DispatchTrainer:
-    method = run.training.method
-    quantization = quantization_config() if method is Method.QLORA else None
+    quantization = quantization_config() if run.training.method is Method.QLORA else None
     model = load_model(directory, tokenizer, run.model.dtype, quantization)
+    return make_trainer(run, model, tokenizer, data.dataset, checkpoints, report_to)
+
+
+def make_trainer(
+    run: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    checkpoints: Path,
+    report_to: Sequence[str] = (),
+) -> DispatchTrainer:
+    """The trainer of a run for a model in memory and encoded conversations, packed where the model can be.
+
+    Raises:
+        PackingError: rows of several conversations were asked for, and the model lets one see the other.
+    """
     run = _packed_or_padded(run, model)
-    dataset = data.dataset
     if run.training.packing is Packing.ROWS:
         dataset = pack_dataset(dataset, run.data.max_length_tokens, map_kwargs={"keep_in_memory": True})
+    arguments = to_sft_config(run, checkpoints, report_to)
+    shard_on_cpus_too()
     return DispatchTrainer(
         run,
         model=model,
-        args=to_sft_config(run, checkpoints, report_to),
+        args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=to_lora_config(run) if method.has_adapter else None,
+        peft_config=to_lora_config(run) if run.training.method.has_adapter else None,
     )
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from training.config import TrackingConfig, WandbMode
+from transformers import TrainerCallback
+
+from training.config import RunConfig, TrackingConfig, WandbMode
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +26,22 @@ _RUN_ID = Path("wandb") / "run_id"
 
 
 @contextmanager
-def tracking(config: TrackingConfig, run_dir: Path) -> Iterator[list[str]]:
-    """Set tracking up for one training; yields the trainer's `report_to` (["wandb"] or [])."""
+def tracking(config: TrackingConfig, run_dir: Path, *, is_continued: bool = False) -> Iterator[list[str]]:
+    """Set tracking up for one training; yields the trainer's `report_to` (["wandb"] or []).
+
+    Args:
+        is_continued: record into the run that a stopped training has begun, instead of a new one.
+    """
     mode = wandb_mode(config)
     if mode is None:
         yield []
         return
     settings = {"WANDB_MODE": mode, "WANDB_PROJECT": config.project, "WANDB_DIR": str(run_dir), "WANDB_SILENT": "true"}
-    settings["WANDB_RUN_ID"] = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-    _remember(run_dir, settings["WANDB_RUN_ID"])
+    if int(os.environ.get("RANK", "0")) == 0:  # the only process that records
+        begun = _remembered(run_dir) if is_continued else None
+        settings["WANDB_RUN_ID"] = os.environ.get("WANDB_RUN_ID") or begun or secrets.token_hex(4)
+        settings["WANDB_RESUME"] = "allow"
+        _remember(run_dir, settings["WANDB_RUN_ID"])
     before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
     try:
@@ -61,8 +70,7 @@ def upload_files(
         return False
     import wandb  # here, because importing it takes two seconds that runs without tracking need not wait
 
-    path = run_dir / _RUN_ID
-    run_id = path.read_text("utf-8").strip() if path.is_file() else None
+    run_id = _remembered(run_dir)
     try:
         with wandb.init(
             project=config.project,
@@ -86,6 +94,24 @@ def _remember(run_dir: Path, run_id: str) -> None:
     path = run_dir / _RUN_ID
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(run_id, "utf-8")
+
+
+def _remembered(run_dir: Path) -> str | None:
+    path = run_dir / _RUN_ID
+    return path.read_text("utf-8").strip() or None if path.is_file() else None
+
+
+class RecordSettings(TrainerCallback):  # type: ignore[misc]
+    """Gives a recorded run the whole recipe, beside the trainer's own options."""
+
+    def __init__(self, run: RunConfig) -> None:
+        self._settings = run.model_dump(mode="json")
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        import wandb  # here, because importing it takes two seconds that runs without tracking need not wait
+
+        if wandb.run is not None:
+            wandb.run.config.update({"recipe": self._settings}, allow_val_change=True)
 
 
 def wandb_mode(config: TrackingConfig) -> Literal["online", "offline"] | None:

@@ -110,6 +110,14 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         finally:
             self._saving_to = None
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """A tied weight is written once: gathered from several processes, both of its names hold a copy."""
+        for name, source in getattr(self.model, "all_tied_weights_keys", {}).items():
+            if state_dict is not None and {name, source} <= state_dict.keys():
+                assert torch.equal(state_dict[name], state_dict[source]), f"{name} is no longer tied to {source}"
+                del state_dict[name]
+        super()._save(output_dir, state_dict)
+
     def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
         """None: TRL's card for each checkpoint describes neither the data nor the results; the run's manifest does."""
 

@@ -17,7 +17,7 @@ RECIPES = sorted(path.stem for path in CONFIGS_DIR.glob("*.yaml") if path.stem n
 
 def test_there_is_one_for_each_topology() -> None:
     names = {path.stem for path in LAUNCHES}
-    assert names == {"cpu", "ddp_cpu", "one_gpu", "ddp", "fsdp2", "zero3", "two_nodes"}
+    assert names == {"cpu", "ddp_cpu", "one_gpu", "ddp", "fsdp2", "fsdp2_cpu", "zero3", "two_nodes"}
 
 
 @pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.stem)
@@ -60,11 +60,13 @@ def test_the_recipes_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipes_head_says_memory_and_calls_estimates_so(name: str) -> None:
+def test_a_recipes_head_says_command_hardware_memory_and_time_and_calls_estimates_so(name: str) -> None:
     head = (CONFIGS_DIR / f"{name}.yaml").read_text("utf-8").split("\nname:")[0]
+    for entry in (f"train.py --config {name}.yaml", "Hardware:", "Memory:", "Time:"):
+        assert entry in head
     memory = head[head.index("Memory:") : head.index("Cost:")]
     assert "estimate" in memory
-    assert "python -m scripts.estimate_memory" in memory
+    assert "python -m scripts.estimate_recipe" in memory
 
 
 @pytest.mark.parametrize("name", RECIPES)

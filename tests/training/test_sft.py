@@ -156,6 +156,25 @@ def test_lora_on_a_model_without_a_chat_template_is_refused(make_run: MakeRun, t
         train(run, train_path, run.run_dir)
 
 
+def test_muon_over_spread_weights_is_refused(
+    make_run: MakeRun, train_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    run = make_run(training__optimizer="muon")
+    with pytest.raises(ConfigError, match=r"training\.optimizer=adamw"):
+        train(run, train_path, run.run_dir)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_deepspeed_without_a_gpu_is_refused_instead_of_passed_over(
+    make_run: MakeRun, train_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    run = make_run(training__optimizer="adamw")
+    with pytest.raises(ConfigError, match=r"fsdp2_cpu\.yaml"):
+        train(run, train_path, run.run_dir)
+
+
 def test_the_published_recipe_trains_a_tiny_opt(make_run: MakeRun, train_path: Path, opt_dir: Path) -> None:
     run = make_run(model__path=opt_dir, training__max_steps=1, training__gradient_checkpointing="true")
     result = train(run, train_path, run.run_dir)

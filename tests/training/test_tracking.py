@@ -125,6 +125,20 @@ def test_exported_files_become_an_artifact_of_the_run_that_was_trained(
     assert file == (str(export), {"name": "m-q8_0.gguf", "policy": "immutable"})
 
 
+def test_a_continued_training_is_recorded_into_the_run_that_it_began(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ids = []
+    for is_continued in (False, True, False):
+        with tracking(OFFLINE, tmp_path, is_continued=is_continued):
+            ids.append(os.environ["WANDB_RUN_ID"])
+            monkeypatch.setenv("RANK", "1")
+            with tracking(OFFLINE, tmp_path):  # another process of the same training
+                assert (tmp_path / "wandb" / "run_id").read_text("utf-8") == ids[-1]
+            monkeypatch.setenv("RANK", "0")
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_nothing_is_uploaded_where_nothing_is_tracked(tmp_path: Path, export: Path) -> None:
     assert not upload_files(TrackingConfig(wandb=WandbMode.OFF), tmp_path, "m", [export], {})
     assert not (tmp_path / "wandb").exists()

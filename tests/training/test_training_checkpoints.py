@@ -10,7 +10,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from training.checkpoints import is_complete, mark_finished, newest_complete, prepare_resume, prune, publish, seal
+from training.checkpoints import (
+    is_complete,
+    is_unfinished,
+    mark_finished,
+    newest_complete,
+    prepare_resume,
+    prune,
+    publish,
+    seal,
+)
 from training.errors import ResumeError
 
 INPUTS: dict[str, Any] = {"training.learning_rate": 1e-3, "data": "abc"}
@@ -76,6 +85,17 @@ def test_the_same_inputs_continue(tmp_path: Path) -> None:
     prepare_resume(tmp_path, INPUTS, restart=False)
     whole = make(tmp_path, 3)
     assert prepare_resume(tmp_path, INPUTS, restart=False) == whole
+
+
+def test_only_a_stopped_training_with_a_checkpoint_and_the_same_inputs_is_unfinished(tmp_path: Path) -> None:
+    assert not is_unfinished(tmp_path, INPUTS)
+    prepare_resume(tmp_path, INPUTS, restart=False)
+    assert not is_unfinished(tmp_path, INPUTS)
+    make(tmp_path, 3)
+    assert is_unfinished(tmp_path, INPUTS)
+    assert not is_unfinished(tmp_path, OTHER)
+    mark_finished(tmp_path, INPUTS)
+    assert not is_unfinished(tmp_path, INPUTS)
 
 
 def test_an_unfinished_training_is_never_continued_with_other_inputs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two processes on one CPU train one model, save one checkpoint, and come out where one process does."""
+"""Two processes on one CPU, with replicas (DDP) or with spread weights (FSDP2), come out where one process does."""
 
 from __future__ import annotations
 
@@ -11,21 +11,39 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from data.store import read_conversations
+from eval.backends.checkpoint import CheckpointBackend
+from eval.cases import load_suite
+from eval.evaluate import evaluate
 from tests.training.samples import MakeRun
 from training.checkpoints import is_complete, newest_complete
 from training.config import RunConfig, dump_run_config
+from training.dataset import build_dataset
+from training.pass_rate import few_of_each
 from training.sft import train
+from training.tokenizer import load_tokenizer
 
+# The second argument after the rows is a step at which one of the processes is sent SIGTERM.
 _CHILD = """
-import sys
+import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from training import sft
+from training import sft, trainer
 from training.config import load_run_config
-run = load_run_config(sys.argv[1])
-sft.train(run, Path(sys.argv[2]), run.run_dir)
+run, rows, stop = load_run_config(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+step = trainer.DispatchTrainer.training_step
+def stopping(self, *arguments, **keywords):
+    if self.state.global_step == stop and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    loss = step(self, *arguments, **keywords)
+    kinds = {type(parameter.data).__name__ for parameter in self.model.parameters()}
+    Path(sys.argv[1]).with_suffix(".kinds" + os.environ["RANK"]).write_text(" ".join(sorted(kinds)))
+    return loss
+trainer.DispatchTrainer.training_step = stopping
+sft.train(run, rows, run.run_dir)
 """
 
 
@@ -38,35 +56,71 @@ def still(opt_dir: Path, folder: Path) -> Path:
     return directory
 
 
-def train_in_two(run: RunConfig, rows: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Through accelerate's launcher and the shipped topology, as a user would."""
+def train_in_two(
+    run: RunConfig, rows: Path, folder: Path, topology: str, stop_at: int = -1
+) -> subprocess.CompletedProcess[str]:
+    """Through accelerate's launcher and a shipped topology, as a user would."""
     settings, script = folder / f"{run.name}.yaml", folder / "child.py"
     settings.write_text(dump_run_config(run), "utf-8")
     script.write_text(_CHILD, "utf-8")
     root = Path(__file__).parents[2]
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    topology = ["--config_file", str(root / "configs" / "accelerate" / "ddp_cpu.yaml")]
-    command = [*launcher, *topology, str(script), str(settings), str(rows)]
+    config = ["--config_file", str(root / "configs" / "accelerate" / f"{topology}.yaml")]
+    command = [*launcher, *config, str(script), str(settings), str(rows), str(stop_at)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=root, env=environment)
 
 
+def loss_and_results(checkpoint: Path, rows: Path) -> tuple[float, list[str]]:
+    """Mean loss over the rows' trained tokens, and what a suite's evaluation says of some of its cases."""
+    tokenizer = load_tokenizer(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    data = build_dataset(read_conversations(rows), tokenizer, 2048).dataset
+    with torch.no_grad():
+        losses = [
+            model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss for row in data
+        ]
+    suite = few_of_each(load_suite("dev"), 5)
+    answers = evaluate(
+        CheckpointBackend(model, tokenizer, max_new_tokens=6, batch_size=5), suite, model_name="", progress=False
+    )
+    return float(torch.stack(losses).mean()), [f"{case.id} {case.outcome} {case.got}" for case in answers.cases]
+
+
 @pytest.mark.slow
-def test_two_processes_end_where_one_does(make_run: MakeRun, train_path: Path, opt_dir: Path, tmp_path: Path) -> None:
-    """A step of two processes with two conversations each is a step of one with four; sums differ in their order."""
-    shared = {"model__path": still(opt_dir, tmp_path), "training__optimizer": "adamw", "training__max_steps": 2}
+@pytest.mark.parametrize(("topology", "optimizer"), [("ddp_cpu", "adamw"), ("fsdp2_cpu", "adamw"), ("ddp_cpu", "muon")])
+def test_two_processes_end_where_one_does(
+    make_run: MakeRun, train_path: Path, opt_dir: Path, tmp_path: Path, topology: str, optimizer: str
+) -> None:
+    """A step of two processes with two conversations each is a step of one with four; sums differ in their order.
+
+    On the way the second process is told to stop, both do, and both go on from the checkpoint.
+    """
+    shared = {"model__path": still(opt_dir, tmp_path), "training__optimizer": optimizer, "training__max_steps": 2}
     one = make_run(name="one", **shared, training__per_device_batch_size=4, training__gradient_accumulation_steps=1)
     two = make_run(name="two", **shared, training__per_device_batch_size=2, training__gradient_accumulation_steps=1)
     train(one, train_path, one.run_dir)
-    done = train_in_two(two, train_path, tmp_path)
+    stopped = train_in_two(two, train_path, tmp_path, topology, stop_at=0)
+    assert stopped.returncode != 0
+    assert stopped.stdout.count("stopped after step 1 of 2") == 1, stopped.stderr[-3000:]
+    done = train_in_two(two, train_path, tmp_path, topology)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("preflight") == 1
     assert "2 steps of 4" in done.stderr  # two processes of two conversations, not two runs of one process
+    assert "continuing from" in done.stderr
+    kind = "DTensor" if topology.startswith("fsdp") else "Tensor"
+    assert {(tmp_path / f"two.kinds{rank}").read_text("utf-8") for rank in (0, 1)} == {kind}
     newest = newest_complete(two.run_dir / "checkpoints")
     assert newest is not None
     assert newest.name == "checkpoint-2"
     assert is_complete(newest)
     assert {path.name for path in newest.glob("rng_state_*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     first, second = (load_file(run.run_dir / "checkpoint" / "model.safetensors") for run in (one, two))
+    assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.allclose(value, second[name], atol=2e-4), name
+    (loss, results), (same_loss, same_results) = (
+        loss_and_results(run.run_dir / "checkpoint", train_path) for run in (one, two)
+    )
+    assert same_loss == pytest.approx(loss, abs=1e-4)
+    assert same_results == results
