@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check bench-data bench-dispatch bench-gguf retrain-demo clean
+.PHONY: demo test test-all check bench-data bench-train bench-dispatch bench-gguf retrain-demo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config nano.yaml
@@ -32,6 +32,11 @@ bench-data: $(VENV)/.installed
 MODEL ?= runs/nano/gguf/nano-q8_0.gguf
 bench-dispatch: $(VENV)/.installed
 	$(BIN)/python -m scripts.bench_dispatch $(MODEL) $(OPTIONS)
+
+# Trained tokens per second on a scaled-down OPT, against SFTTrainer with its defaults on the same conversations.
+# On a busy machine: OMP_NUM_THREADS=1 make bench-train OPTIONS="--clock cpu"
+bench-train: $(VENV)/.installed
+	$(BIN)/python -m scripts.bench_training $(OPTIONS)
 
 # Tokens per second and share of the memory's bandwidth at OPT-350M's size, against llama.cpp on a gpt2 model of that size.
 bench-gguf: $(VENV)/.installed

@@ -1,9 +1,11 @@
 """`python -m scripts.bench_training`: trained tokens per second, ours against SFTTrainer with its defaults, in turns.
 
 A scaled-down OPT with the real vocabulary, random weights, and random conversations with the lengths of ToolBench's
-(median 1,248 tokens, p95 2,838; what exceeds OPT's positions is left out, as the data stage does). Every variant makes
-optimizer steps on the same conversations. Ratios count: seconds are those of whatever else the machine does. Where that
-is much, `--clock cpu` counts processor time instead; with OMP_NUM_THREADS=1 the two are the same on an idle machine.
+(`scripts.training_workload`). In a round every variant makes the same optimizer steps, the first of which is not timed.
+Ratios count: seconds are those of whatever else the machine does. Where that is much, `--clock cpu` counts processor
+time instead; with OMP_NUM_THREADS=1 the two are the same on an idle machine.
+
+Rounds are added to the file that `--out` names as they come, so a long measurement may be taken in parts.
 """
 
 from __future__ import annotations
@@ -11,126 +13,160 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
-from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase, TrainerCallback
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
+from scripts.training_workload import CLOCKS, StepClock, Timing, any_tokenizer, conversations
+from training.config import load_run_config
 from training.hardware import has_accelerator
 from training.packing import make_packable
-from training.random_checkpoint import make_checkpoint
-from training.tokenizer import load_tokenizer
+from training.sft import make_trainer
 from training.trainer import trained_tokens_only
 
-_POSITIONS, _VOCABULARY = 2048, 50_272
-_BASELINE = "SFTTrainer's defaults"
-_CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+_VOCABULARY = 50_272
+
+Rounds = list[dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the line before; `settings` are SFTConfig's."""
+    """What differs from the variant `after`; `settings` are SFTConfig's."""
 
     name: str
+    after: str | None
     settings: dict[str, Any] = field(default_factory=dict)
     is_packed: bool = False
     scores_trained_only: bool = False
+    is_ours: bool = False
 
 
-# Each line keeps what the lines before it gained. SFTTrainer's defaults: padding, gradient checkpointing, bf16, and
-# max_length 1024, which would cut the calls off; ours cut nothing, so the baseline is given the same whole sequences.
+_BASELINE, _SCORED, _PACKED, _OURS = (
+    "SFTTrainer's defaults",
+    "+ logits at trained tokens alone",
+    "+ no padding, attention per conversation",
+    "+ activations kept: tinydispatch",
+)
+_LAST = {"padding_free": True, "gradient_checkpointing": False}
+
+# SFTTrainer's defaults: padding, gradient checkpointing, bf16, and max_length 1024, which would cut the calls off; ours
+# cut nothing, so the baseline is given the same whole sequences.
 VARIANTS = (
-    Variant(_BASELINE),
-    Variant("+ logits at trained tokens alone", scores_trained_only=True),
-    Variant("+ no padding, attention per conversation", {"padding_free": True}, True, True),
-    Variant("+ activations kept", {"padding_free": True, "gradient_checkpointing": False}, True, True),
+    Variant(_BASELINE, None),
+    Variant(_SCORED, _BASELINE, scores_trained_only=True),
+    Variant(_PACKED, _SCORED, {"padding_free": True}, True, True),
+    Variant(_OURS, _PACKED, is_ours=True),
+    Variant("ours, padded", _OURS, {"gradient_checkpointing": False}, False, True),
+    Variant("ours, in fp32 instead of bf16", _OURS, {**_LAST, "bf16": False}, True, True),
 )
-_EXTRA = (
-    Variant(
-        "the last, in fp32 instead of bf16",
-        {"padding_free": True, "gradient_checkpointing": False, "bf16": False},
-        True,
-        True,
-    ),
-)
+COMPILED = Variant("ours, by torch.compile", _OURS, {**_LAST, "torch_compile": True}, True, True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; `--out` also writes the seconds of every round as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="each variant once a round")
-    parser.add_argument("--conversations", type=int, default=16, help="in a round of each variant")
-    parser.add_argument("--batch", type=int, default=4, help="conversations a step")
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--trained-share", type=float, default=0.12, help="of a conversation, from its end")
-    parser.add_argument("--length-scale", type=float, default=1.0, help="of the lengths, for a quick look")
-    parser.add_argument("--clock", choices=sorted(_CLOCKS), default="wall")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(argv)
+    """Print the table; `--out` also keeps every round as JSON."""
+    options = _arguments(argv)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    rows = conversations(options.conversations, options.trained_share, options.length_scale)
-    trained = sum(label != -100 for row in rows for label in row["labels"])
-    variants = [*VARIANTS, *_EXTRA]
-    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    rounds: Rounds = json.loads(options.out.read_text("utf-8")) if options.out and options.out.exists() else []
+    variants = [*VARIANTS, *([COMPILED] if options.compile else [])]
+    variants = [variant for variant in variants if options.only in variant.name or variant.name in (_BASELINE, _OURS)]
     with tempfile.TemporaryDirectory() as folder:
-        make_checkpoint("tiny-opt", Path(folder) / "model")  # for its tokenizer
-        tokenizer = load_tokenizer(Path(folder) / "model")
-        for number in range(options.rounds + 1):
+        tokenizer = any_tokenizer(Path(folder))
+        for _ in range(options.rounds):
+            rows = conversations(
+                options.batch * options.steps, options.trained_share, scale=options.length_scale, seed=len(rounds)
+            )
+            rounds.append({})
             for variant in variants:
-                took = timed(variant, rows, tokenizer, options, Path(folder))
-                if number > 0:  # the first round warms up
-                    seconds[variant.name].append(took)
-                print(f"round {number} {variant.name}: {took:.2f} s", file=sys.stderr, flush=True)
-    print(table(seconds, trained))
-    if options.out is not None:
-        options.out.write_text(
-            json.dumps({"clock": options.clock, "trained_tokens": trained, "seconds": seconds}, indent=1) + "\n",
-            "utf-8",
-        )
+                timing, loading = timed(variant, rows, tokenizer, options, Path(folder))
+                rounds[-1][variant.name] = {
+                    "seconds": timing.seconds,
+                    "trained": timing.trained_tokens,
+                    "loading": loading * timing.steps,
+                }
+                print(f"round {len(rounds)} {variant.name}: {timing.seconds:.2f} s", file=sys.stderr, flush=True)
+            if options.out is not None:
+                options.out.write_text(json.dumps(rounds, indent=1) + "\n", "utf-8")
+    print(table(rounds, [*VARIANTS, COMPILED]))
     return 0
 
 
-def conversations(count: int, trained_share: float, scale: float = 1.0) -> list[dict[str, list[int]]]:
-    """Random ids with ToolBench's lengths, log-normal through its median and 95th percentile."""
-    generator = np.random.default_rng(0)
-    median, p95 = 1248, 2838
-    lengths: list[int] = []
-    while len(lengths) < count:
-        length = round(median * math.exp(generator.normal() * math.log(p95 / median) / 1.645))
-        if 32 <= length <= _POSITIONS:
-            lengths.append(max(8, round(length * scale)))
-    rows = []
-    for length in lengths:
-        ids = generator.integers(4, 50_000, length).tolist()
-        prompt = length - max(1, round(length * trained_share))
-        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
-    return rows
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="each variant once a round; 0 prints what --out holds")
+    parser.add_argument("--steps", type=int, default=2, help="a round of each variant; the first is not timed")
+    parser.add_argument("--batch", type=int, default=8, help="conversations a step")
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--trained-share", type=float, default=0.12, help="of a conversation, from its end")
+    parser.add_argument("--length-scale", type=float, default=1.0, help="of the lengths, for a quick look")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a further variant (needs a compiler)")
+    parser.add_argument("--only", default="", help="variants with this in their name, the first and ours")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args(argv)
 
 
 def timed(
+    variant: Variant, rows: Dataset, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace, folder: Path
+) -> tuple[Timing, float]:
+    """The steps of one variant over the conversations, and the seconds that reading a batch takes of each."""
+    torch.manual_seed(0)
+    model = _model(options.width, options.layers)
+    clock = StepClock(options.clock)
+    clock.watch(model)
+    if variant.is_ours:
+        trainer = _ours(model, rows, tokenizer, options, folder)
+    else:
+        trainer = _sft_trainer(variant, model, rows, tokenizer, options, folder)
+    trainer.add_callback(clock)
+    scoring: Callable[[], contextlib.AbstractContextManager[None]] = (
+        trained_tokens_only if variant.scores_trained_only or variant.is_ours else contextlib.nullcontext
+    )
+    with scoring(), _quiet():
+        trainer.train()
+    assert clock.timing is not None
+    started = CLOCKS[options.clock]()
+    batches = sum(1 for _ in trainer.get_train_dataloader())
+    return clock.timing, (CLOCKS[options.clock]() - started) / batches
+
+
+def _ours(
+    model: Any, rows: Dataset, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace, folder: Path
+) -> SFTTrainer:
+    """The trainer that `train.py` makes of the recipe, with this benchmark's batch."""
+    settings = {
+        "per_device_batch_size": options.batch,
+        "gradient_accumulation_steps": 1,
+        "gradient_checkpointing": "false",
+        "precision": "bf16",
+        "logging_steps": 1000,
+        "save_steps": 1000,
+    }
+    run = load_run_config("opt350m", [f"training.{key}={value}" for key, value in settings.items()])
+    trainer = make_trainer(run, model, tokenizer, rows, folder / "ours")
+    trainer.args.save_strategy = "no"
+    return trainer
+
+
+def _sft_trainer(
     variant: Variant,
-    rows: list[dict[str, list[int]]],
+    model: Any,
+    rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     options: argparse.Namespace,
     folder: Path,
-) -> float:
-    """Seconds of one pass over the conversations, without loading and without the first use of anything."""
-    torch.manual_seed(0)
-    model = _model(options.width, options.layers)
+) -> SFTTrainer:
     settings = {"bf16": True, **variant.settings}
     if variant.is_packed:
         make_packable(model, torch.bfloat16 if settings["bf16"] else None)
@@ -149,36 +185,7 @@ def timed(
         dataset_kwargs={"skip_prepare_dataset": True},
         **settings,
     )
-    clock = _Clock(_CLOCKS[options.clock])
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        callbacks=[clock],
-    )
-    scoring: Callable[[], contextlib.AbstractContextManager[None]] = (
-        trained_tokens_only if variant.scores_trained_only else contextlib.nullcontext
-    )
-    with scoring(), _quiet():
-        trainer.train()
-    return clock.seconds
-
-
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """From the first step's begin to the last one's end."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self.seconds = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._started = self._now()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds = self._now() - self._started
+    return SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
 
 
 @contextlib.contextmanager
@@ -201,20 +208,32 @@ def _model(width: int, layers: int) -> Any:
     return OPTForCausalLM(config)
 
 
-def table(seconds: dict[str, list[float]], trained: int) -> str:
-    """Medians; `step` is the gain over the line before, `all` over the baseline, both as medians of rounds' ratios."""
-    lines = ["| variant | trained tokens/s | step | all |", "| --- | --- | --- | --- |"]
-    names = list(seconds)
-    for index, name in enumerate(names):
-        before = names[max(index - 1, 0)]
-        rate = trained / statistics.median(seconds[name])
-        step, whole = _ratio(seconds[before], seconds[name]), _ratio(seconds[_BASELINE], seconds[name])
-        lines.append(f"| {name} | {rate:,.0f} | {step:.2f} | {whole:.2f} |")
-    return "\n".join(lines)
+def table(rounds: Rounds, variants: Sequence[Variant]) -> str:
+    """Medians over rounds; `step` is the gain over the variant before, `all` over the baseline, as rounds' ratios."""
+    lines = ["| variant | trained tokens/s | compared with | step | all |", "| --- | --- | --- | --- | --- |"]
+    for variant in variants:
+        rates = [
+            found[variant.name]["trained"] / found[variant.name]["seconds"] for found in rounds if variant.name in found
+        ]
+        if not rates:
+            continue
+        before = variant.after or variant.name
+        step, whole = _ratio(rounds, before, variant.name), _ratio(rounds, _BASELINE, variant.name)
+        rate = f"{statistics.median(rates):,.0f}"
+        lines.append(f"| {variant.name} | {rate} | {_short(variant)} | {step} | {whole} |")
+    shares = [found[_OURS].get("loading", 0.0) / found[_OURS]["seconds"] for found in rounds if _OURS in found]
+    return "\n".join([*lines, "", f"Reading batches: {statistics.median(shares):.1%} of ours."])
 
 
-def _ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+def _short(variant: Variant) -> str:
+    return {None: "", _OURS: "ours"}.get(variant.after, "the line above")
+
+
+def _ratio(rounds: Rounds, slow: str, fast: str) -> str:
+    """Median of rounds' ratios of rates; empty where no round has both."""
+    pairs = [(found[slow], found[fast]) for found in rounds if slow in found and fast in found]
+    ratios = [(b["trained"] / b["seconds"]) / (a["trained"] / a["seconds"]) for a, b in pairs]
+    return f"{statistics.median(ratios):.2f}" if ratios else ""
 
 
 if __name__ == "__main__":

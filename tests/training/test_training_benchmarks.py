@@ -1,0 +1,117 @@
+"""The benchmarks of training: what they count is right, and they run from end to end on tiny models."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from transformers import OPTConfig, OPTForCausalLM
+
+from scripts import bench_recipe, bench_training, estimate_recipe
+from scripts.training_workload import conversations
+from training.config import Method
+from training.flops import flops_per_token, mean_context
+
+
+def test_conversations_have_toolbenchs_lengths_and_are_whole() -> None:
+    rows = conversations(2000, 0.1)
+    lengths = sorted(len(ids) for ids in rows["input_ids"])
+    assert lengths[-1] <= 2048
+    assert 950 < lengths[1000] < 1250  # 1,248 without those that exceed the positions
+    assert [len(labels) for labels in rows["labels"]] == [len(ids) for ids in rows["input_ids"]]
+    trained = sum(label != -100 for labels in rows["labels"] for label in labels)
+    assert trained / sum(lengths) == pytest.approx(0.1, abs=0.002)
+    assert {len(ids) for ids in conversations(3, 0.1, longest=300, shortest=300)["input_ids"]} == {300}
+
+
+def test_operations_are_counted_by_hand() -> None:
+    """One layer: four matrices of attention, two of the feed-forward block, a head used at half of the tokens."""
+    config = OPTConfig(
+        vocab_size=100,
+        hidden_size=8,
+        ffn_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        word_embed_proj_dim=8,
+        max_position_embeddings=16,
+    )
+    model = OPTForCausalLM(config)
+    matrices, head, attention = 4 * 8 * 8 + 2 * 8 * 16, 100 * 8, 4 * 8 * mean_context([10])
+    assert mean_context([10]) == 5
+    forward = 2 * (matrices + head / 2) + attention
+    count = partial(flops_per_token, model, trained_share=0.5, context=5)
+    assert count(Method.FULL) == pytest.approx(3 * forward)
+    assert count(Method.FULL, is_recomputed=True) == pytest.approx(4 * forward)
+    assert count(Method.LORA) == pytest.approx(2 * forward + attention)
+
+
+def test_memory_and_time_of_a_recipe_are_estimated_from_its_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["--config", "opt350m.yaml", "--architecture", "tiny-opt", "training.precision=bf16"]
+    assert estimate_recipe.main([*shape, "--conversations", "1000", "--tflops", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "with 4 x 2048 tokens at once (an estimate)" in printed
+    operations, minutes = (float(line.split()[1]) for line in printed.splitlines()[-2:])
+    assert minutes == pytest.approx(operations * 1e15 / 100e12 / 60, abs=0.1)
+    assert estimate_recipe.main(["--config", "opt350m.yaml", "training.precision=never"]) == 2
+
+
+def test_the_comparison_with_trl_keeps_its_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rounds.json"
+    tiny = ["--width", "64", "--layers", "1", "--batch", "2", "--length-scale", "0.02", "--out", str(out)]
+    for _ in range(2):
+        assert bench_training.main([*tiny, "--rounds", "1", "--only", "padded"]) == 0
+    rounds = json.loads(out.read_text("utf-8"))
+    assert len(rounds) == 2
+    for found in rounds:
+        assert len(found) == 3
+        assert len({one["trained"] for one in found.values()}) == 1  # every variant trained the same tokens
+    last = [line for line in capsys.readouterr().out.splitlines() if "tinydispatch" in line][-1]
+    assert last.count("|") == 6
+
+
+def test_ratios_are_medians_of_rounds() -> None:
+    first, ours = bench_training.VARIANTS[0].name, "+ activations kept: tinydispatch"
+    rounds = [
+        {first: {"seconds": 10.0, "trained": 5}, ours: {"seconds": took, "trained": 5}} for took in (1.0, 2.0, 5.0)
+    ]
+    lines = bench_training.table(rounds, bench_training.VARIANTS).splitlines()
+    assert [line.split(" | ")[-1] for line in lines[2:]] == ["1.00 |", "5.00 |"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "architecture"), [("opt350m.yaml", "tiny-opt"), ("qwen3-4b-lora.yaml", "tiny-qwen3")]
+)
+def test_a_recipes_cost_is_measured_against_trl(
+    config: str, architecture: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "costs.json"
+    settings = ["training.packing=rows", "training.per_device_batch_size=1", "training.gradient_accumulation_steps=2"]
+    options = ["--config", config, "--architecture", architecture, "--steps", "2", "--length-scale", "0.05"]
+    lengths = ["training.precision=bf16", "data.max_length_tokens=256"]
+    assert bench_recipe.main([*options, "--out", str(out), *settings, *lengths]) == 0
+    (case,) = json.loads(out.read_text("utf-8"))
+    for name in ("ours", "defaults"):
+        assert case[name]["tokens"] > 0
+        assert 0 < case[name]["model_flops"] / case[name]["seconds"] < case[name]["matrix_flops"]
+        assert case[name]["peak_bytes"] > 100_000_000
+    printed = capfd.readouterr().out
+    assert "TFLOP/s in bf16 matrix products" in printed
+    assert f"| {config}, {architecture} | tinydispatch |" in printed
+
+
+def test_a_measurement_that_fails_is_said_and_the_others_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_recipe, "_in_own_process", lambda _run: None)
+    assert bench_recipe.main([]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("| failed |") == 4
+    assert "nothing was measured" in printed
+
+
+def test_a_shape_without_a_recipe_is_an_error() -> None:
+    with pytest.raises(SystemExit):
+        bench_recipe.main(["--architecture", "tiny-opt"])
