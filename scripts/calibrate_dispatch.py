@@ -2,6 +2,7 @@
 
 Fits the scales of replies, tool choices and arguments on a suite's cases, and prints for each how far confidence and
 accuracy lie apart. For replies it prints how error falls as coverage falls, and the threshold that keeps it acceptable.
+A kind of answers that was never wrong (or never right) keeps the model's own scale, and the report says so.
 All figures about the suite that was fitted on are cross-validated: each case is judged by scales that were fitted
 without it. Written is `MODEL.calibration.json`, which the dispatcher reads beside the model.
 """
@@ -20,15 +21,8 @@ from eval.cases import Case, Suite, load_suite
 from eval.evaluate import score_generation
 from eval.matchers import accepts, pair_up
 from eval.matching import fits
-from tinydispatch.calibration import (
-    UNREACHABLE,
-    Calibration,
-    Scale,
-    calibration_error,
-    calibration_path,
-    fit_scale,
-    threshold_for,
-)
+from scripts.calibration_figures import coverage, reliability, summary
+from tinydispatch.calibration import UNREACHABLE, Calibration, Scale, calibration_path, fit_scale, threshold_for
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.dispatcher import model_fingerprint
 from tinydispatch.engine import Engine
@@ -36,7 +30,6 @@ from tinydispatch.formats import parse_reply, with_reference_date
 from tinydispatch.ggml.open import open_model
 from tinydispatch.tools import Tool, ToolCall
 
-_COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _N_FOLDS = 10
 _PROGRESS_S = 10.0
 
@@ -55,9 +48,9 @@ class Judged:
         self.is_right.append(is_right)
         self.cases.append(case)
 
-    def fitted(self) -> Scale:
-        """The scale fitted to all of them."""
-        return fit_scale(self.probabilities, self.is_right)
+    def fitted(self) -> tuple[Scale, str]:
+        """The scale fitted to all of them; or, with the reason, one that changes nothing."""
+        return _fit(self.probabilities, self.is_right)
 
     def cross_validated(self) -> list[float]:
         """The confidence of each by a scale that was fitted to the other cases."""
@@ -65,38 +58,60 @@ class Judged:
         for fold in range(_N_FOLDS):
             kept = [index for index, case in enumerate(self.cases) if case % _N_FOLDS != fold]
             held = [index for index, case in enumerate(self.cases) if case % _N_FOLDS == fold]
-            scale = fit_scale([self.probabilities[index] for index in kept], [self.is_right[index] for index in kept])
+            scale, _ = _fit([self.probabilities[index] for index in kept], [self.is_right[index] for index in kept])
             for index in held:
                 confidences[index] = scale(self.probabilities[index])
         return confidences
 
 
+def _fit(probabilities: Sequence[float], is_right: Sequence[bool]) -> tuple[Scale, str]:
+    try:
+        return fit_scale(probabilities, is_right), ""
+    except ValueError as error:
+        return Scale(), str(error)
+
+
 @dataclass
 class Replies:
-    """What a model answered to a suite, judged as a whole, by its choice of tools, and by its arguments."""
+    """What a model answered to a suite, judged as a whole, by its choice of tools, and by its arguments.
+
+    The calls of `n_unread` replies have a form in which confidences cannot be told apart; they count as a whole alone.
+    """
 
     reply: Judged = field(default_factory=Judged)
     tool: Judged = field(default_factory=Judged)
     argument: Judged = field(default_factory=Judged)
+    n_unread: int = 0
+
+    def kinds(self) -> dict[str, Judged]:
+        """By the names that a calibration has for their scales."""
+        return {"reply": self.reply, "tool": self.tool, "argument": self.argument}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fit, print and write; 0: done, 2: bad input or nothing to learn."""
     arguments = _parser().parse_args(argv)
     try:
+        for name in ("max_error", "sureness"):
+            if not 0 < (share := getattr(arguments, name)) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {share:g}: must lie between 0 and 1")
         suites = [load_suite(name) for name in (arguments.suite, *arguments.check)]
         with open_model(arguments.model, 4096, arguments.threads) as runtime:
             fitted_on, *checked = [answers(Engine(runtime), suite) for suite in suites]
-            calibration, report = fit(fitted_on, arguments.max_error, model_fingerprint(runtime))
+            fingerprint = model_fingerprint(runtime)
+            calibration, report = fit(fitted_on, arguments.max_error, arguments.sureness, fingerprint)
     except ValueError as error:
         print(f"calibrate_dispatch: {error}", file=sys.stderr)
         return 2
     print(f"fitted on {arguments.suite}, cross-validated:\n{report}")
     for name, replies in zip(arguments.check, checked, strict=True):
-        print(f"\nchecked on {name}, by the scales fitted on {arguments.suite}:\n{check(replies, calibration)}")
+        print(
+            f"\nchecked on {name}, by the scales fitted on {arguments.suite}:\n"
+            f"{check(replies, calibration, arguments.sureness)}"
+        )
     path = arguments.out or calibration_path(arguments.model)
     calibration.save(path)
-    print(f"\nwritten to {path}: {_advice(calibration.threshold, arguments.max_error)}")
+    print(f"\nwritten to {path}: {_advice(calibration.threshold, arguments)}")
     return 0
 
 
@@ -111,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="append", default=[], metavar="SUITE", help="report on this suite, too")
     parser.add_argument(
         "--max-error", type=float, default=0.1, help="the share of wrong replies that is acceptable (default: 0.1)"
+    )
+    parser.add_argument(
+        "--sureness", type=float, default=0.9, help="how sure the threshold must be of that share (default: 0.9)"
     )
     parser.add_argument("--out", type=Path, help="write here instead of beside the model")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
@@ -135,6 +153,8 @@ def answers(engine: Engine, suite: Suite, max_new_tokens: int = 384) -> Replies:
         confidences = call_confidences(done.text, done.choices)
         if len(confidences) == len(calls):
             _judge_calls(replies, number, case, tools, calls, confidences)
+        else:
+            replies.n_unread += 1
     return replies
 
 
@@ -169,61 +189,46 @@ def _judge_calls(
             replies.argument.add(confidence.arguments[name], number, is_right=is_right)
 
 
-def fit(replies: Replies, max_error: float, model: str = "") -> tuple[Calibration, str]:
+def fit(replies: Replies, max_error: float, sureness: float = 0.9, model: str = "") -> tuple[Calibration, str]:
     """The calibration, and the report of its cross-validation.
 
     Raises:
-        ValueError: one kind of answers was always right, or always wrong.
+        ValueError: there is no reply to learn from.
     """
-    scales, crossed, lines = {}, {}, []
-    for name, judged in vars(replies).items():
-        try:
-            scales[name], crossed[name] = judged.fitted(), judged.cross_validated()
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        lines.append(_error_line(name, judged, crossed[name]))
-    threshold = threshold_for(crossed["reply"], replies.reply.is_right, max_error)
-    lines.append(_coverage(crossed["reply"], replies.reply.is_right, threshold))
-    calibration = Calibration(scales["reply"], scales["tool"], scales["argument"], threshold, model)
-    return calibration, "\n".join(lines)
+    if not replies.reply.is_right:
+        raise ValueError("the suite asks for no reply, so there is nothing to calibrate on")
+    scales, lines = {}, []
+    for name, judged in replies.kinds().items():
+        scales[name], problem = judged.fitted()
+        lines.append(summary(name, judged.probabilities, judged.cross_validated(), judged.is_right))
+        if problem:
+            lines.append(f"{'':<9}{'':>5}  keeps the model's own scale: {problem}")
+    if replies.n_unread:
+        lines.append(
+            f"{replies.n_unread} replies have calls whose parts cannot be told apart; they count as a whole alone"
+        )
+    crossed, is_right = replies.reply.cross_validated(), replies.reply.is_right
+    threshold = threshold_for(crossed, is_right, max_error, sureness)
+    lines += [reliability(crossed, is_right), coverage(crossed, is_right, threshold, sureness)]
+    return Calibration(**scales, threshold=threshold, model=model), "\n".join(lines)
 
 
-def check(replies: Replies, calibration: Calibration) -> str:
+def check(replies: Replies, calibration: Calibration, sureness: float = 0.9) -> str:
     """The same figures for cases that had no part in the calibration."""
     lines = []
-    for name, judged in vars(replies).items():
+    for name, judged in replies.kinds().items():
         scale = getattr(calibration, name)
-        lines.append(_error_line(name, judged, [scale(value) for value in judged.probabilities]))
-    confidences = [calibration.reply(value) for value in replies.reply.probabilities]
-    return "\n".join([*lines, _coverage(confidences, replies.reply.is_right, calibration.threshold)])
-
-
-def _error_line(name: str, judged: Judged, confidences: Sequence[float]) -> str:
-    if not judged.is_right:
-        return f"{name:<9}none"
-    return (
-        f"{name:<9}{len(judged.is_right):>5}, {sum(judged.is_right)} right; expected calibration error "
-        f"{calibration_error(judged.probabilities, judged.is_right):.3f} as the model says it, "
-        f"{calibration_error(confidences, judged.is_right):.3f} calibrated"
-    )
-
-
-def _coverage(confidences: Sequence[float], is_right: Sequence[bool], threshold: float) -> str:
-    ranked = [right for _, right in sorted(zip(confidences, is_right, strict=True), key=lambda pair: -pair[0])]
-    lines = ["coverage  kept  wrong  error"]
-    for coverage in _COVERAGES:
-        kept = ranked[: max(1, round(coverage * len(ranked)))]
-        n_wrong = len(kept) - sum(kept)
-        lines.append(f"{coverage:>8.0%}{len(kept):>6}{n_wrong:>7}{n_wrong / len(kept):>7.0%}")
-    above = [right for confidence, right in zip(confidences, is_right, strict=True) if confidence >= threshold]
-    lines.append(f"at the threshold: {len(above)} of {len(ranked)} kept, {len(above) - sum(above)} wrong")
+        lines.append(summary(name, judged.probabilities, list(map(scale, judged.probabilities)), judged.is_right))
+    confidences, is_right = list(map(calibration.reply, replies.reply.probabilities)), replies.reply.is_right
+    lines += [reliability(confidences, is_right), coverage(confidences, is_right, calibration.threshold, sureness)]
     return "\n".join(lines)
 
 
-def _advice(threshold: float, max_error: float) -> str:
+def _advice(threshold: float, arguments: argparse.Namespace) -> str:
+    few = f"at most {arguments.max_error:.0%} of the replies wrong ({arguments.sureness:.0%} sure)"
     if threshold == UNREACHABLE:
-        return f"at no confidence are at most {max_error:.0%} of the replies wrong, so every reply should be handed up"
-    return f"below a confidence of {threshold:.3f} a reply should be handed up"
+        return f"at no confidence are {few}, so every reply should be handed up"
+    return f"below a confidence of {threshold:.3f} a reply should be handed up; above it are {few}"
 
 
 if __name__ == "__main__":

@@ -117,30 +117,48 @@ def fit_scale(probabilities: Sequence[float], is_right: Sequence[bool], steps: i
     return Scale(slope, intercept)
 
 
-def calibration_error(confidences: Sequence[float], is_right: Sequence[bool], n_bins: int = 10) -> float:
-    """Expected calibration error: how far confidence and accuracy lie apart, averaged over bins of equal width."""
-    total = 0.0
-    for index in range(n_bins):
-        inside = [
-            (confidence, right)
-            for confidence, right in zip(confidences, is_right, strict=True)
-            if min(int(confidence * n_bins), n_bins - 1) == index
-        ]
-        total += abs(sum(confidence for confidence, _ in inside) - sum(right for _, right in inside))
-    return total / len(confidences)
+def threshold_for(
+    confidences: Sequence[float], is_right: Sequence[bool], max_error: float, sureness: float = 0.9
+) -> float:
+    """The lowest confidence from which on few answers are wrong; `UNREACHABLE` if there is none.
 
-
-def threshold_for(confidences: Sequence[float], is_right: Sequence[bool], max_error: float) -> float:
-    """The lowest confidence from which on at most that share of answers is wrong; `UNREACHABLE` if there is none."""
+    Few means: if more than a share of `max_error` of all such answers were wrong, so few wrong ones among so many
+    would be seen with a probability of `1 - sureness` at most. Three right answers of three are no reason to trust.
+    """
     ranked = sorted(zip(confidences, is_right, strict=True), reverse=True)
     threshold, n_wrong = UNREACHABLE, 0
     for count, (confidence, right) in enumerate(ranked, 1):
         n_wrong += not right
         # Equal confidences stand or fall together.
         is_last_of_its_kind = count == len(ranked) or ranked[count][0] < confidence
-        if is_last_of_its_kind and n_wrong <= max_error * count:
+        if is_last_of_its_kind and _share_of_luck(n_wrong, count, max_error) <= 1 - sureness:
             threshold = confidence
     return threshold
+
+
+def error_bound(n_wrong: int, count: int, sureness: float = 0.9) -> float:
+    """The largest share of wrong answers that is still plausible after so many of `count` (Clopper, Pearson, 1934)."""
+    low, high = 0.0, 1.0
+    if n_wrong >= count:
+        return high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _share_of_luck(n_wrong, count, middle) > 1 - sureness else (low, middle)
+    return high
+
+
+def _share_of_luck(n_wrong: int, count: int, error: float) -> float:
+    """How often at most `n_wrong` of `count` answers are wrong when each is wrong with probability `error`."""
+    if error <= 0 or n_wrong >= count:
+        return 1.0
+    if error >= 1:
+        return 0.0
+    # In logarithms, because a binomial coefficient of hundreds exceeds what a float holds.
+    total = 0.0
+    for k in range(n_wrong + 1):
+        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        total += math.exp(ways + k * math.log(error) + (count - k) * math.log1p(-error))
+    return min(1.0, total)
 
 
 def _logit(probability: float) -> float:

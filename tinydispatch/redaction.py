@@ -55,11 +55,13 @@ DEFAULT_RULES = (
     _rule("ip_address", r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b", "192.0.2.{n}"),
 )
 _REMOVED = "removed"
+# A shorter one that was removed stands by chance in other texts.
+_MIN_REMOVED_CHARS = 4
 
 
 @dataclass(frozen=True)
 class Redactor:
-    """Rules, tried in their order, and the names of arguments whose texts are removed altogether."""
+    """Rules, tried in their order, and the names of arguments whose values are removed, wherever else they stand."""
 
     rules: tuple[Rule, ...] = DEFAULT_RULES
     removed_keys: frozenset[str] = frozenset({"password", "passwd", "secret", "token", "api_key", "pin", "otp"})
@@ -71,6 +73,7 @@ class Redactor:
             public: what occurs in it is not personal and stays, such as the values that a tool's schema lists.
         """
         redaction = _Redaction(self, json.dumps(public, ensure_ascii=False))
+        redaction.collect(value)
         return {key: redaction.value(item) for key, item in value.items()}
 
 
@@ -81,6 +84,22 @@ class _Redaction:
     redactor: Redactor
     public: str
     numbers: dict[str, dict[str, int]] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
+
+    def collect(self, value: Any) -> None:
+        """Find the values of the arguments that are removed by name: a user has said them before, in words."""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if (
+                    self._is_removed(key, item)
+                    and len(str(item)) >= _MIN_REMOVED_CHARS
+                    and str(item) not in self.public
+                ):
+                    self.removed.add(str(item))
+                self.collect(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self.collect(item)
 
     def value(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -92,11 +111,19 @@ class _Redaction:
         return value
 
     def _member(self, key: str, item: Any) -> Any:
-        if isinstance(item, str) and key.lower() in self.redactor.removed_keys:
-            return _REMOVED
+        if self._is_removed(key, item):
+            # A number's place is kept by a number.
+            return _REMOVED if isinstance(item, str) else 0
         return self.value(item)
 
+    def _is_removed(self, key: str, item: Any) -> bool:
+        is_named = key.lower() in self.redactor.removed_keys
+        return is_named and isinstance(item, str | int | float) and not isinstance(item, bool)
+
     def _text(self, text: str) -> str:
+        # The longest first: one may be a part of another.
+        for removed in sorted(self.removed, key=len, reverse=True):
+            text = text.replace(removed, _REMOVED)
         for rule in self.redactor.rules:
             text = rule.pattern.sub(lambda found, rule=rule: self._replace(rule, found.group()), text)  # type: ignore[misc]
         return text

@@ -5,10 +5,11 @@ import random
 import pytest
 
 from eval.cases import Case, ExpectedCall, Suite
-from scripts.calibrate_dispatch import Replies, answers, check, fit
+from scripts.calibrate_dispatch import Replies, answers, check, fit, main
+from scripts.calibration_figures import brier_score, calibration_error, reliability, separation
 from tests.fixtures_playback import TODAY, PlaybackRuntime
 from tinydispatch.bundled import bundled_tools
-from tinydispatch.calibration import UNREACHABLE
+from tinydispatch.calibration import UNREACHABLE, Scale
 from tinydispatch.engine import Engine
 from tinydispatch.formats import render_calls
 from tinydispatch.tools import Message, Role, ToolCall
@@ -75,7 +76,7 @@ def test_the_report_gives_the_error_at_each_coverage_and_the_threshold_keeps_it_
     calibration, report = fit(replies, max_error=0.2, model="m")
     assert calibration.model == "m"
     assert 0.2 < calibration.threshold < 1
-    assert "coverage  kept  wrong  error" in report
+    assert "coverage  kept  wrong  error  at most" in report
     kept = int(report.rsplit("at the threshold: ", 1)[1].split()[0])
     wrong = int(report.rsplit(" kept, ", 1)[1].split()[0])
     assert 0 < wrong <= 0.2 * kept
@@ -97,6 +98,59 @@ def test_the_confidence_of_a_case_never_comes_from_a_scale_that_has_seen_it() ->
     assert before[1] != after[1]
 
 
-def test_too_few_cases_are_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="reply: cannot calibrate on"):
-        fit(_replies([_weather(location="Oslo")], _wanted(location="Oslo")), max_error=0.1)
+def test_a_kind_that_was_never_wrong_keeps_its_scale_and_the_rest_is_fitted() -> None:
+    replies = _made_up(200, 1.0)
+    replies.tool.is_right = [True] * 200
+    calibration, report = fit(replies, max_error=0.2)
+    assert calibration.tool == Scale()
+    assert calibration.reply != Scale()
+    assert "keeps the model's own scale: cannot calibrate on 200 right and 0 wrong answers" in report
+
+
+def test_one_wrong_answer_among_many_is_no_obstacle() -> None:
+    replies = _made_up(200, 1.0)
+    least = min(replies.tool.probabilities)
+    replies.tool.is_right = [probability > least for probability in replies.tool.probabilities]
+    calibration, report = fit(replies, max_error=0.2)
+    assert calibration.tool != Scale()
+    assert "tool" in report
+
+
+def test_a_model_that_is_always_right_keeps_all_its_replies() -> None:
+    replies = _made_up(100, 1.0)
+    for judged in replies.kinds().values():
+        judged.is_right = [True] * 100
+    calibration, report = fit(replies, max_error=0.1)
+    assert calibration.threshold == pytest.approx(min(replies.reply.probabilities))
+    assert "at the threshold: 100 of 100 kept, 0 wrong" in report
+
+
+def test_a_suite_without_replies_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="asks for no reply"):
+        fit(Replies(), max_error=0.1)
+
+
+def test_calls_whose_parts_cannot_be_told_apart_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.calibrate_dispatch.call_confidences", lambda *_: ())
+    replies = _replies([_weather(location="Oslo")], _wanted(location="Oslo"))
+    assert (replies.n_unread, len(replies.tool.is_right), replies.reply.is_right) == (1, 0, [True])
+    assert "1 replies have calls whose parts cannot be told apart" in fit(replies, max_error=0.1)[1]
+
+
+@pytest.mark.parametrize("option", ["--max-error", "--sureness"])
+def test_shares_lie_between_nothing_and_all(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["absent.gguf", option, "1"]) == 2
+    assert f"{option} 1: must lie between 0 and 1" in capsys.readouterr().err
+
+
+def test_the_figures_are_those_of_their_definitions() -> None:
+    confidences, is_right = [0.95, 0.85, 0.15, 0.05], [True, False, True, False]
+    assert calibration_error(confidences, is_right) == pytest.approx((0.05 + 0.85 + 0.85 + 0.05) / 4)
+    assert brier_score(confidences, is_right) == pytest.approx((0.05**2 + 0.85**2 + 0.85**2 + 0.05**2) / 4)
+    assert separation(confidences, is_right) == 0.75
+    assert separation([0.5, 0.5], [True, False]) == 0.5
+    assert separation([0.5], [True]) is None
+    assert reliability([0.95, 0.97, 1.0, 0.2], [True, True, False, False]).splitlines()[1:] == [
+        "   0.2-0.3        1    20%     0%",
+        "   0.9-1.0        3    97%    67%",
+    ]

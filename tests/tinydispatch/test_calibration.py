@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from scripts.calibration_figures import calibration_error
 from tests.fixtures_playback import TODAY, WEATHER, PlaybackRuntime
 from tinydispatch import formats
 from tinydispatch.calibration import (
     UNREACHABLE,
     Calibration,
     Scale,
-    calibration_error,
+    error_bound,
     fit_scale,
     load_calibration,
     threshold_for,
@@ -55,16 +56,33 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit_scale([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [True, True, True, False, False, False])
 
 
-def test_the_threshold_is_the_lowest_from_which_on_few_are_wrong() -> None:
-    confidences = [0.9, 0.8, 0.7, 0.6, 0.5]
-    assert threshold_for(confidences, [True, True, False, True, False], max_error=0.25) == 0.6
-    assert threshold_for(confidences, [True, True, False, True, False], max_error=0.0) == 0.8
-    assert threshold_for(confidences, [True] * 5, max_error=0.0) == 0.5
+def test_the_threshold_is_the_lowest_from_which_on_few_are_surely_wrong() -> None:
+    # The surest 40 are right, then every second one is wrong.
+    confidences = [1 - number / 100 for number in range(60)]
+    is_right = [True] * 40 + [False, True] * 10
+    assert threshold_for(confidences, is_right, 0.1, 0.9) == confidences[41]
+    assert threshold_for(confidences, is_right, 0.1, 0.99) == UNREACHABLE
+    assert threshold_for(confidences, is_right, 0.4, 0.9) == confidences[-1]
+
+
+def test_a_few_right_answers_are_no_reason_to_trust() -> None:
+    # 0.9 ** 21 > 0.1 > 0.9 ** 22: with a tenth wrong, 22 right ones in a row are luck once in ten times.
+    assert threshold_for([0.9] * 21, [True] * 21, max_error=0.1, sureness=0.9) == UNREACHABLE
+    assert threshold_for([0.9] * 22, [True] * 22, max_error=0.1, sureness=0.9) == 0.9
 
 
 def test_equal_confidences_are_kept_or_handed_up_together() -> None:
-    assert threshold_for([0.8, 0.8, 0.8, 0.8], [True, False, False, False], max_error=0.1) == UNREACHABLE
-    assert threshold_for([0.9, 0.8, 0.8], [True, True, False], max_error=0.1) == 0.9
+    assert threshold_for([0.8] * 60, [True] * 30 + [False] * 30, max_error=0.1) == UNREACHABLE
+    confidences, is_right = [0.9] * 30 + [0.8] * 20, [True] * 40 + [False] * 10
+    assert threshold_for(confidences, is_right, max_error=0.1) == 0.9
+
+
+def test_the_bound_is_where_what_was_seen_becomes_a_rare_accident() -> None:
+    assert error_bound(0, 22, 0.9) == pytest.approx(1 - 0.1 ** (1 / 22))
+    # Clopper and Pearson's table: 3 of 50, one-sided 95 %.
+    assert error_bound(3, 50, 0.95) == pytest.approx(0.1478, abs=1e-3)
+    assert error_bound(5, 5) == 1.0
+    assert error_bound(400, 2000, 0.9) == pytest.approx(0.212, abs=1e-3)
 
 
 def test_a_model_that_is_never_right_enough_hands_everything_up() -> None:

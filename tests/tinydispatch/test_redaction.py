@@ -54,6 +54,20 @@ def test_a_value_stays_one_value_across_a_record() -> None:
     assert found["calls"][0]["name"] == "send_email"
 
 
+def test_a_password_goes_from_the_sentence_too() -> None:
+    arguments = {"user": "bo", "password": "hunter2", "pin": 4711, "token": True, "otp": "12"}
+    record = {
+        "messages": [{"content": "log bo in with hunter2, pin 4711, 12 times"}, {"content": "hunter2222"}],
+        "calls": [{"name": "log_in", "arguments": arguments}],
+    }
+    found: Any = Redactor().record(record)
+    assert found["messages"][0]["content"] == "log bo in with removed, pin removed, 12 times"
+    assert "hunter2" not in json.dumps(found)
+    assert found["calls"][0]["arguments"] == {
+        "user": "bo", "password": "removed", "pin": 0, "token": True, "otp": "removed",
+    }  # fmt: skip
+
+
 def test_what_a_tool_offers_is_not_personal() -> None:
     offered = [{"parameters": {"properties": {"to": {"enum": ["sales@x.org"]}}}}]
     assert Redactor().record({"a": "sales@x.org, me@x.org"}, offered) == {"a": "sales@x.org, user1@example.com"}

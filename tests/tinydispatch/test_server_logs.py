@@ -58,7 +58,7 @@ def test_each_request_is_one_line_with_its_id_and_its_cost(lines: list[str]) -> 
 
 
 def test_no_line_holds_a_word_of_a_request(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(runtime: GatedRuntime, *_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError(f"cannot read {SECRET}")
 
     with running() as server:

@@ -177,7 +177,7 @@ def stops(value: Any) -> tuple[str, ...]:
 
 def session(value: Mapping[str, Any]) -> str | None:
     """`metadata.session_id`; all of the metadata is checked."""
-    metadata = optional(value, "metadata", dict, "an object", {})
+    metadata: dict[str, str] = optional(value, "metadata", dict, "an object", {})
     if len(metadata) > _MAX_METADATA:
         raise invalid(f"Invalid 'metadata': at most {_MAX_METADATA} keys are allowed.", "metadata")
     for key, text in metadata.items():
