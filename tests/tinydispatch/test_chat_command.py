@@ -36,3 +36,9 @@ def test_a_conversation_that_outgrows_the_context_goes_on_afresh(capsys: pytest.
     captured = capsys.readouterr()
     assert "no longer fits" in captured.err
     assert captured.out == "yes\n"
+
+
+def test_what_cannot_be_used_as_it_stands_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    _, ask = _typing("Oslo?")
+    talk(Dispatcher(PlaybackRuntime(ONE_CALL), [WEATHER], TODAY, max_new_tokens=20), ask)  # type: ignore[arg-type]
+    assert "warning: the reply was cut off at the token limit" in capsys.readouterr().err

@@ -54,6 +54,12 @@ def test_a_value_stays_one_value_across_a_record() -> None:
     assert found["calls"][0]["name"] == "send_email"
 
 
+def test_a_long_text_without_anything_to_find_is_read_in_one_pass() -> None:
+    # With a pattern that starts anew at every letter each of these would take minutes.
+    for text in ("a" * 300_000, "a." * 150_000, "a@" * 100_000, "@" + "a-" * 100_000, "1 " * 100_000, "A1" * 100_000):
+        assert _text(text) == text
+
+
 def test_a_password_goes_from_the_sentence_too() -> None:
     arguments = {"user": "bo", "password": "hunter2", "pin": 4711, "token": True, "otp": "12"}
     record = {

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fixtures_server import MODEL, ONE_CALL, TOOLS, GatedRuntime, Running, make_dispatcher, running, wait_until
 from tinydispatch.server.holder import ModelHolder, QueueFullError, Serving, StoppingError
@@ -48,6 +49,20 @@ def test_health_and_metrics_answer_while_a_call_is_computed() -> None:
         assert server.metric('tinydispatch_requests_total{path="/v1/chat/completions",status="200"}') == 1
         assert server.metric('tinydispatch_replies_total{kind="calls"}') == 1
         assert server.metric('tinydispatch_tokens_total{kind="prompt"}') > 50
+
+
+def test_metrics_have_the_names_and_units_that_prometheus_expects() -> None:
+    with running() as server:
+        assert server.post(server.ask()).status_code == 200
+        text = httpx.get(f"{server.url}/metrics").text
+    own = [family for family in text_string_to_metric_families(text) if family.name.startswith("tinydispatch_")]
+    kinds = {family.name: family.type for family in own if not family.name.endswith("_created")}
+    assert {"tinydispatch_requests", "tinydispatch_request_seconds", "tinydispatch_waiting_requests"} <= set(kinds)
+    assert all(family.documentation for family in own)
+    samples = {sample.name for family in own for sample in family.samples if family.type == "counter"}
+    assert samples
+    assert all(name.endswith(("_total", "_created")) for name in samples)
+    assert all(name.endswith("_seconds") for name, kind in kinds.items() if kind == "histogram")
 
 
 def test_a_full_queue_answers_429_and_serves_what_it_took() -> None:

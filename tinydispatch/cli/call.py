@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         dispatch = dispatcher.dispatch(text)
     document = _document(dispatch, load_ms) if arguments.json else _answer(dispatch)
     print(_to_json(document))
-    for problem in _problems(dispatch):
+    for problem in problems(dispatch):
         print(f"warning: {problem}", file=sys.stderr)
     timings, tokens = dispatch.timings, dispatch.tokens
     print(
@@ -105,12 +105,13 @@ def _to_json(document: Any) -> str:
     return text
 
 
-def _problems(dispatch: Dispatch) -> list[str]:
-    problems = [f"a call could not be read ({unparsed.error})" for unparsed in dispatch.unparsed]
+def problems(dispatch: Dispatch) -> list[str]:
+    """Why a reply cannot be used as it stands, in words; nothing for one that can."""
+    found = [f"a call could not be read ({unparsed.error})" for unparsed in dispatch.unparsed]
     for violation in dispatch.violations:
         reason = violation.reason.replace("_", " ")
         details = "; ".join(detail.message for detail in violation.details)
-        problems.append(f"{violation.call.name}: {reason}" + (f": {details}" if details else ""))
+        found.append(f"{violation.call.name}: {reason}" + (f": {details}" if details else ""))
     if not dispatch.is_complete:
-        problems.append("the reply was cut off at the token limit")
-    return problems
+        found.append("the reply was cut off at the token limit")
+    return found

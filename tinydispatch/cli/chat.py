@@ -11,6 +11,7 @@ from typing import Any
 
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.cli import tools as tools_command
+from tinydispatch.cli.call import problems
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.engine import PromptTooLongError
 from tinydispatch.prefix_cache import default_folder
@@ -71,6 +72,8 @@ def _turn(dispatcher: Dispatcher, messages: list[Message], ask: Ask) -> list[Mes
             print(dispatch.reply)
         for call in dispatch.calls:
             print(json.dumps({"name": call.name, "arguments": dict(call.arguments)}))
+        for problem in problems(dispatch):
+            print(f"warning: {problem}", file=sys.stderr)
         print(f"({dispatch.timings.total_ms:.0f} ms, confidence {dispatch.confidence:.2f})", file=sys.stderr)
         results = [Message(Role.TOOL, ask(f"{call.name} = "), tool_name=call.name) for call in dispatch.calls]
         messages = [*messages, *results]

@@ -15,6 +15,8 @@ from tinydispatch.server.job import Answer
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
+_TOKENS = "Tokens: of the prompt in all, those of it that were cached, generated ones in all, those of them forced"
+
 
 class ReplyKind(StrEnum):
     """What came of a request that the model answered."""
@@ -36,7 +38,7 @@ class Metrics:
         self._request_seconds = _histogram("request_seconds", "From the request to the end of its answer", registry)
         self._queue_seconds = _histogram("queue_seconds", "Waited for the model", registry)
         self._model_seconds = _histogram("model_seconds", "Computed by the model", registry)
-        self._tokens = Counter("tinydispatch_tokens", "Tokens", ["kind"], registry=registry)
+        self._tokens = Counter("tinydispatch_tokens", _TOKENS, ["kind"], registry=registry)
         self._replies = Counter("tinydispatch_replies", "Replies of the model", ["kind"], registry=registry)
         self._calls = Counter("tinydispatch_calls", "Calls in replies", registry=registry)
         self._unsure = Counter("tinydispatch_unsure_replies", "Below the threshold of confidence", registry=registry)
