@@ -202,6 +202,7 @@ def test_a_prompt_that_does_not_fit_the_context_is_a_bad_request() -> None:
             with pytest.raises(openai.BadRequestError) as caught:
                 _create(server, messages=[{"role": "user", "content": "x" * 1_000}], stream=stream)
             assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+            assert "maximum context length" in caught.value.message
 
 
 def test_a_schema_that_no_grammar_expresses_is_a_bad_request(caller: Running) -> None:

@@ -136,7 +136,9 @@ class ChatJob:
                 listener=listen,
             )
         except PromptTooLongError as error:
-            raise invalid(str(error), "messages", "context_length_exceeded") from error
+            # Clients look for these words, too.
+            message = f"This model's maximum context length is exceeded: {error}"
+            raise invalid(message, "messages", "context_length_exceeded") from error
         except GrammarError as error:
             raise _bad_schema(error, request) from error
         except ValueError as error:
