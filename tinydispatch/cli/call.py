@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tinydispatch.bundled import bundled_tools, load_tools
+from tinydispatch.bundled import bundled_tools
+from tinydispatch.cli import tools as tools_command
 from tinydispatch.dispatcher import Dispatch, Dispatcher
 from tinydispatch.prefix_cache import default_folder
 
@@ -24,11 +25,12 @@ def add_parser(commands: Any) -> None:
     call = commands.add_parser(
         "call",
         help="print the calls for one sentence",
-        description="Prints the calls as JSON on stdout and the time taken on stderr. "
+        description="Prints the calls as JSON on stdout and the time taken on stderr. The tools on offer are those of "
+        "--tools or --mcp, or else the eight bundled ones. "
         "Exit status: 0 call(s) or a reply; 1 the model's answer cannot be used as it stands; 2 bad input.",
     )
     call.add_argument("words", nargs="+", metavar="MODEL.gguf TEXT", help="a model file and the sentence, in quotes")
-    call.add_argument("--tools", type=Path, help="JSON file with the tools on offer (default: the eight bundled ones)")
+    tools_command.add_source(call)
     call.add_argument("--date", type=_date, help="what 'today' means, YYYY-MM-DD (default: today)")
     call.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
     call.add_argument(
@@ -48,7 +50,7 @@ def _date(text: str) -> dt.date:
 def run(arguments: argparse.Namespace) -> int:
     """Print the calls; 0: calls or a reply, 1: a reply that cannot be used as it stands."""
     model, text = _model_and_text(arguments.words)
-    tools = load_tools(arguments.tools) if arguments.tools else bundled_tools()
+    tools = tools_command.read_source(arguments) or bundled_tools()
     started = time.perf_counter()
     cache = None if arguments.no_cache else default_folder()
     with Dispatcher(model, tools, arguments.date, threads=arguments.threads, cache=cache) as dispatcher:
