@@ -20,10 +20,12 @@ check: $(VENV)/.installed
 	$(BIN)/python -m scripts.check_layout
 	$(BIN)/mypy train.py scripts tinydispatch data eval training export retraining
 
-# ROWS: real ToolBench train rows to recombine into a file of full size (2 GB in /tmp, as much again for the result).
+# ROWS: real ToolBench train rows to recombine into a file of full size (2 GB in /tmp, as much again for the result);
+# APIS: a folder of ToolBench query files, so that the tools on offer are as many as in the original, or nearly so.
 bench-data: $(VENV)/.installed
-	$(BIN)/python -m scripts.make_toolbench_file --rows $(ROWS) --out /tmp/tinydispatch-rows.json
-	$(BIN)/python -m scripts.make_toolbench_file --rows $(ROWS) --out /tmp/tinydispatch-sample.json --count 300
+	$(BIN)/python -m scripts.make_toolbench_file --rows $(ROWS) $(if $(APIS),--apis $(APIS)) --out /tmp/tinydispatch-rows.json
+	$(BIN)/python -m scripts.make_toolbench_file --rows $(ROWS) $(if $(APIS),--apis $(APIS)) \
+	  --out /tmp/tinydispatch-sample.json --count 1000
 	$(BIN)/python -m scripts.bench_data --file /tmp/tinydispatch-rows.json --sample /tmp/tinydispatch-sample.json \
 	  --tokenizer $(or $(TOKENIZER),training/nano/weights/tokenizer.json) --check
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 from data.config import FitStep
+from data.remembered import Remembered
 from tinydispatch.tools import Conversation, Message, Role, Tool
 
 # Raises ValueError where the model's chat template refuses the conversation.
@@ -53,12 +53,8 @@ def fit(conversation: Conversation, limit: int, count_tokens: CountTokens, allow
 
 
 def _shorten_descriptions(conversation: Conversation, limit: int, count_tokens: CountTokens) -> Conversation:
-    texts = [json.dumps([tool.name, tool.description, dict(tool.parameters)]) for tool in conversation.tools]
     return _first_that_fits(
-        (
-            replace(conversation, tools=tuple(_shorter_tool(text, *chars) for text in texts))
-            for chars in _DESCRIPTION_CHARS
-        ),
+        (replace(conversation, tools=tuple(map(shorter, conversation.tools))) for shorter in _SHORTER_TOOLS),
         limit,
         count_tokens,
     )
@@ -116,12 +112,17 @@ def _first_that_fits(tries: Iterable[Conversation], limit: int, count_tokens: Co
     return shorter
 
 
-# Thousands of conversations offer the same tools, and checking a schema takes about a millisecond.
-@lru_cache(maxsize=16384)
-def _shorter_tool(text: str, tool_chars: int, parameter_chars: int) -> Tool:
+def _shorter_tool(tool: Tool, tool_chars: int, parameter_chars: int) -> Tool:
     """The tool with shorter words; what its schema allows stays the same."""
-    name, description, parameters = json.loads(text)
-    return Tool(name, shortened(description, tool_chars), _shorter_schema(parameters, parameter_chars))
+    parameters = _shorter_schema(tool.parameters, parameter_chars)
+    return Tool(tool.name, shortened(tool.description, tool_chars), parameters)
+
+
+# Thousands of conversations offer the same tools, and checking a schema takes about a millisecond.
+_SHORTER_TOOLS = tuple(
+    Remembered(partial(_shorter_tool, tool_chars=tool, parameter_chars=parameter))
+    for tool, parameter in _DESCRIPTION_CHARS
+)
 
 
 def shortened(text: str, max_chars: int) -> str:

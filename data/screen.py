@@ -21,7 +21,7 @@ from data.rejected import Rejected, RejectReason
 from data.shards import Record
 from data.split import Split, split_of
 from data.store import StoreError, encode, message_text, tools_text
-from tinydispatch.tools import Conversation, Role, Tool
+from tinydispatch.tools import Conversation, Message, Role, Tool
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,10 @@ def _states(conversation: Conversation) -> list[int]:
     digest.update(str(conversation.reference_date).encode())
     states = []
     for message in conversation.messages:
-        text = message_text(message if message.is_trained else replace(message, is_trained=True))
-        digest.update(text.encode())
+        calls = message_text(Message(Role.ASSISTANT, tool_calls=message.tool_calls)) if message.tool_calls else ""
+        # Lengths keep the parts apart: no text can end in the beginning of the next one.
+        parts = (message.role, message.content, message.tool_name or "", calls)
+        digest.update(f"{[*map(len, parts)]}{''.join(parts)}".encode())
         states.append(int.from_bytes(digest.digest()))
     return states
 

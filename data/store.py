@@ -9,12 +9,15 @@ import datetime as dt
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
+from data.remembered import Remembered
 from data.sources.categories import Behaviour, behaviour_of
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall
 
@@ -53,23 +56,19 @@ def message_text(message: Message) -> str:
     return _to_json(_message_to_json(message))
 
 
-# One entry, because the rows of one dialogue follow each other and share their tuple of tools.
-_last_tools: list[tuple[tuple[Tool, ...], str]] = []
-
-
 def tools_text(tools: tuple[Tool, ...]) -> str:
     """The tools as they stand in their line."""
-    if _last_tools and _last_tools[0][0] is tools:
-        return _last_tools[0][1]
-    text = _to_json(
-        [{"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools]
-    )
-    _last_tools[:] = [(tools, text)]
-    return text
+    return f"[{','.join(map(_tool_text, tools))}]"
 
 
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _tool_to_text(tool: Tool) -> str:
+    return _to_json({"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)})
+
+
+_tool_text = Remembered(_tool_to_text)
 
 
 def decode(line: str) -> Conversation:
@@ -103,14 +102,35 @@ def decode(line: str) -> Conversation:
         raise StoreError(f"not a stored conversation: {error}") from error
 
 
-def with_trained_turns(line: str, indices: Iterable[int]) -> str:
+_UNTRAINED = ',"is_trained":false}'
+
+
+def with_trained_turns(line: str, indices: Collection[int]) -> str:
     """A stored line in which the assistant turns at these message indices are trained as well."""
+    value = msgspec.json.decode(line)
+    untrained = [i for i, message in enumerate(value["messages"]) if not message.get("is_trained", True)]
+    for index in indices:
+        value["messages"][index].pop("is_trained", None)
+    category = before = value["category"]
+    if category in tuple(Behaviour):
+        category = str(behaviour_of([_message_from_json(message) for message in value["messages"]]))
+    parts = line.split(_UNTRAINED)
+    named = f'"source":{_to_json(value["source"])},"category":'
+    head, found, tail = line.rpartition(named + _to_json(before))
+    if len(parts) != len(untrained) + 1 or not found or _UNTRAINED in tail or named in head:
+        # Arguments, a schema or metadata hold what looks like our own keys.
+        return _with_trained_turns_anew(line, indices, category)
+    # Only what changes is written: a long line takes ten times as long to be encoded as to be copied.
+    marks = ["}" if index in indices else _UNTRAINED for index in untrained]
+    text = "".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True))
+    return text.replace(named + _to_json(before), named + _to_json(category))
+
+
+def _with_trained_turns_anew(line: str, indices: Collection[int], category: str) -> str:
     value = json.loads(line)
     for index in indices:
         value["messages"][index].pop("is_trained", None)
-    if value["category"] in tuple(Behaviour):
-        value["category"] = str(behaviour_of([_message_from_json(message) for message in value["messages"]]))
-    return _to_json(value)
+    return _to_json({**value, "category": category})
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:

@@ -1,8 +1,8 @@
 """`python -m scripts.bench_data --file /tmp/rows.json --tokenizer runs/…/tokenizer.json`: the data stage at full size.
 
-Prints rows a second, processor time and the peak memory of all processes, beside the naive way (the whole array in
-memory, `ast.literal_eval`, schema check and tokenizer for every row) and the floor (cutting and parsing the file).
-With `--check` it is also run with one process, and killed half-way and started again: the bytes must be the same.
+Prints rows a second, processor time and the peak memory of all processes, beside the naive way
+(scripts/naive_toolbench.py) and the floor (cutting and parsing the file). With `--check` it is also killed (-9)
+half-way and gone on with by one process: the bytes must be the same. `--parts` runs some of this alone.
 """
 
 from __future__ import annotations
@@ -24,18 +24,15 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from data.clean import check_conversation
 from data.config import DataConfig, ToolBenchSource
 from data.lengths import TokenCounter
 from data.prepare import prepare
-from data.rejected import Rejected
-from data.sources import toolbench_rows, toolbench_tools
 from data.sources.files import iter_pieces, read_piece
-from data.sources.toolbench_rows import conversation_from_train_row
-from data.store import encode
+from scripts import naive_toolbench
 from tinydispatch.formats import default_chat_template
 
-_POLL_S = 0.2
+_POLL_S = 0.05
+_PARTS = ("convert", "floor", "naive")
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,11 @@ class Measured:
     peak_bytes: int
 
     def projected(self, start: Measured, scale: float) -> Measured:
-        """For `scale` times as many rows; what a process takes to start is not multiplied."""
+        """For `scale` times as many rows; what a process takes to start, in time and memory, is not multiplied."""
         wall_s = start.wall_s + max(0.0, self.wall_s - start.wall_s) * scale
-        return Measured(wall_s, start.cpu_s + max(0.0, self.cpu_s - start.cpu_s) * scale, self.peak_bytes)
+        cpu_s = start.cpu_s + max(0.0, self.cpu_s - start.cpu_s) * scale
+        peak_bytes = start.peak_bytes + max(0, self.peak_bytes - start.peak_bytes) * scale
+        return Measured(wall_s, cpu_s, int(peak_bytes))
 
     def line(self, name: str, rows: int) -> str:
         """A table row."""
@@ -71,21 +70,6 @@ def convert(file: Path, out: Path, workers: int, tokenizer: Path) -> None:
     prepare(config, seed=0, out_dir=out, case_texts=[], count_tokens=counter_of(tokenizer))
 
 
-def naive(file: Path, tokenizer: Path) -> None:
-    """The same rows in the plainest way that does the same checks: nothing is remembered from row to row."""
-    rows = json.loads(file.read_text("utf-8"))
-    lines = []
-    for index, row in enumerate(rows):
-        for remembered in (toolbench_tools.read_tools, toolbench_tools._tool, toolbench_rows.parse_action):
-            remembered.cache_clear()
-        found = conversation_from_train_row(row, str(index))
-        if not isinstance(found, Rejected) and check_conversation(found) is None:
-            counter = _counter(tokenizer)
-            counter._count.cache_clear()
-            if counter(found) <= 2048:
-                lines.append(encode(found))
-
-
 def literal_only(file: Path) -> None:
     """No more than `json.load` and `ast.literal_eval` of every row's tools: no check, no length, nothing written."""
     for row in json.loads(file.read_text("utf-8")):
@@ -100,16 +84,9 @@ def floor(file: Path) -> None:
             pass
 
 
-_counters: dict[Path, TokenCounter] = {}
-
-
-def _counter(tokenizer: Path) -> TokenCounter:
-    return _counters.setdefault(tokenizer, counter_of(tokenizer))
-
-
 _WAYS: dict[str, Callable[[argparse.Namespace], None]] = {
     "convert": lambda a: convert(a.file, a.out, a.workers, a.tokenizer),
-    "naive": lambda a: naive(a.file, a.tokenizer),
+    "naive": lambda a: print(naive_toolbench.convert(a.file, a.out / "naive.jsonl", a.tokenizer), "rows kept by it"),
     "literal": lambda a: literal_only(a.file),
     "floor": lambda a: floor(a.file),
     "start": lambda _: None,
@@ -184,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("/tmp/tinydispatch-bench"))
     parser.add_argument("--sample", type=Path, help="a smaller file of the same kind for the naive way")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--parts", nargs="*", choices=_PARTS, default=_PARTS, help="default: all of them")
     parser.add_argument("--way", choices=sorted(_WAYS), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.way:
@@ -196,14 +174,19 @@ def _bench(arguments: argparse.Namespace) -> int:
     rows = sum(len(piece.spans) for piece in iter_pieces(arguments.file, ""))
     print(f"{rows:,} rows, {arguments.file.stat().st_size / 1e6:,.0f} MB\n")
     print("| way | seconds | CPU seconds | rows/s | rows per CPU second | peak MB |\n" + "| --- " * 6 + "|")
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    ours = measured("convert", arguments.file, arguments, arguments.workers)
-    print(ours.line(f"this, {arguments.workers} processes", rows), flush=True)
-    print(measured("floor", arguments.file, arguments).line("floor: cut and parse", rows), flush=True)
-    if arguments.sample:
+    if "convert" in arguments.parts:
+        shutil.rmtree(arguments.out, ignore_errors=True)
+        ours = measured("convert", arguments.file, arguments, arguments.workers)
+        print(ours.line(f"this, {arguments.workers} processes", rows), flush=True)
+    if "floor" in arguments.parts:
+        print(measured("floor", arguments.file, arguments).line("floor: cut and parse", rows), flush=True)
+    if "naive" in arguments.parts and arguments.sample:
         _naive_lines(arguments, rows)
-    if not arguments.check:
-        return 0
+    return _check(arguments) if arguments.check else 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Kill a conversion, go on with one process; 1 where the bytes differ from those that `convert` left in `--out`."""
     expected = _digest(arguments.out)
     again = arguments.out.with_name(arguments.out.name + "-again")
     killed_half_way(arguments, again)
@@ -218,7 +201,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _naive_lines(arguments: argparse.Namespace, rows: int) -> None:
-    """The naive ways on the sample, in turns, the one in the middle projected to all rows; memory is the sample's."""
+    """The naive ways on the sample, in turns, the one in the middle projected to all rows; memory grows with rows."""
     sample_rows = sum(len(piece.spans) for piece in iter_pieces(arguments.sample, ""))
     ways = ("start", "naive", "literal")
     runs = [{way: measured(way, arguments.sample, arguments) for way in ways} for _ in range(3)]

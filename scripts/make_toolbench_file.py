@@ -1,8 +1,9 @@
 """`python -m scripts.make_toolbench_file --rows sample.json --out /tmp/rows.json`: a large file in ToolBench's format.
 
-Dialogues of real rows are recombined: tool lists grow by tools of other dialogues and change their order, results and
-sentences of requests are exchanged, and every text argument gets a number of its own, so that no two dialogues are
-equal or nearly so. The result is for measuring the data stage, not for training.
+Dialogues of real rows are recombined: tool lists grow by tools of other dialogues (and of query files, with `--apis`)
+and change their order, results and sentences of requests are exchanged, every result has other digits, and every text
+argument gets a number of its own. So no two dialogues are equal or nearly so, and nothing long recurs in them but
+tools, as in the original. The result is for measuring the data stage, not for training.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from data.sources.files import data_files, iter_rows
+from data.sources.toolbench_queries import entry_of_api
 
 ROWS = 187_542  # of toolllama_G123_dfs_train.json
 _API_LIST = "Specifically, you have access to the following APIs: "
@@ -43,8 +47,8 @@ class Pool:
     sentences: tuple[str, ...]
 
 
-def read_pool(path: Path) -> Pool:
-    """The dialogues of a file of train rows."""
+def read_pool(path: Path, apis: Path | None = None) -> Pool:
+    """The dialogues of a file of train rows; tools of a folder of query files as well."""
     by_request: dict[str, list[list[dict[str, str]]]] = {}
     for row in json.loads(path.read_text("utf-8")):
         turns = row["conversations"]
@@ -52,6 +56,9 @@ def read_pool(path: Path) -> Pool:
         by_request.setdefault(request, []).append(turns)
     dialogues = tuple(_dialogue(request, rows) for request, rows in by_request.items())
     tools = {tool["name"]: tool for dialogue in dialogues for tool in dialogue.tools}
+    if apis is not None:
+        rows = (row.value for file in data_files(apis) for row in iter_rows(file))
+        tools = {**{tool["name"]: tool for row in rows for tool in map(_listed, row["api_list"])}, **tools}
     results = {turn["value"] for d in dialogues for turn in d.rows[-1] if turn["from"] == "function"}
     sentences = {s.strip() for d in dialogues for s in d.request.split(". ") if len(s) > 20}
     return Pool(dialogues, tuple(tools.values()), tuple(sorted(results)), tuple(sorted(sentences)))
@@ -61,6 +68,20 @@ def _dialogue(request: str, rows: list[list[dict[str, str]]]) -> Dialogue:
     head, _, literal = rows[0][0]["value"].partition(_API_LIST)
     tools = tuple(tool for tool in ast.literal_eval(literal) if tool["name"] != "Finish")
     return Dialogue(tuple(rows), head, tools, request.strip().removesuffix("Begin!").strip())
+
+
+def _listed(api: dict[str, Any]) -> dict[str, Any]:
+    """An API of a query file as a train row lists it."""
+    entry = entry_of_api(api)
+    said = f'This is the subfunction for tool "{api["tool_name"]}", you can use this tool.'
+    if entry["description"]:
+        said += f'The description of this function is: "{entry["description"]}"'
+    properties = entry["parameters"]["properties"]
+    for spec in properties.values():
+        spec["type"] = str(spec["type"]).lower()
+    required = entry["parameters"]["required"]
+    optional = [name for name in properties if name not in required]
+    return {**entry, "description": said, "parameters": {**entry["parameters"], "optional": optional}}
 
 
 def generate(pool: Pool, count: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -117,7 +138,10 @@ def _value(
     if turn["from"] == "user":
         return f"\n{request}\nBegin!\n" if dialogue.request in value else value
     if turn["from"] == "function":
-        return exchanged.setdefault(value, rng.choice(pool.results))
+        if value not in exchanged:
+            digits = str.maketrans("0123456789", "".join(rng.sample("0123456789", 10)))
+            exchanged[value] = rng.choice(pool.results).translate(digits)
+        return exchanged[value]
     head, marker, text = value.rpartition("Action Input:")
     try:
         arguments = json.loads(text)
@@ -145,11 +169,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 when the file is written."""
     parser = argparse.ArgumentParser(prog="python -m scripts.make_toolbench_file", description=__doc__)
     parser.add_argument("--rows", type=Path, required=True, help="real rows to recombine, in ToolBench's train format")
+    parser.add_argument("--apis", type=Path, help="a folder of ToolBench query files, whose tools are offered as well")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=ROWS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    pool = read_pool(arguments.rows)
+    pool = read_pool(arguments.rows, arguments.apis)
     size = write(generate(pool, arguments.count, arguments.seed), arguments.out)
     print(f"{arguments.out}: {arguments.count:,} rows, {size / 1e6:,.0f} MB, {size / arguments.count:,.0f} bytes a row")
     return 0

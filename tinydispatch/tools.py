@@ -84,14 +84,22 @@ def _is_schema(text: str) -> bool:
     return True
 
 
+def _without_words(schema: Any) -> str:
+    """A schema as JSON without what no rule of the metaschema looks into, so that more schemas are equal."""
+    if isinstance(schema, Mapping):
+        free = {"default"} | {key for key in ("description", "title") if isinstance(schema.get(key), str)}
+        schema = {key: value for key, value in schema.items() if key not in free}
+    return json.dumps(schema)
+
+
 def _is_composed_of_schemas(parameters: Mapping[str, Any]) -> bool:
     """Whether the object and each property are schemas; tools share most properties, so that these are remembered."""
     properties = parameters.get("properties")
     if not isinstance(properties, Mapping):
         return False
     try:
-        rest = json.dumps({key: value for key, value in parameters.items() if key != "properties"})
-        return _is_schema(rest) and all(_is_schema(json.dumps(schema)) for schema in properties.values())
+        rest = {key: value for key, value in parameters.items() if key != "properties"}
+        return all(_is_schema(_without_words(schema)) for schema in (rest, *properties.values()))
     except (TypeError, ValueError):
         return False
 

@@ -19,10 +19,15 @@ def tools_of_query(row: Any) -> ToolSet:
     listed = row.get("api_list") if isinstance(row, Mapping) else None
     if not isinstance(listed, list) or not listed:
         raise RowError(RejectReason.INVALID_TOOLS, "no list 'api_list'")
-    return read_tools(json.dumps([_entry(api) for api in listed]))
+    return read_tools(json.dumps([entry_of_api(api) for api in listed]))
 
 
-def _entry(api: Any) -> dict[str, Any]:
+def entry_of_api(api: Any) -> dict[str, Any]:
+    """One API as a dialogue's list names it: `{"name", "description", "parameters"}`.
+
+    Raises:
+        RowError: it, its tool or a parameter has no name.
+    """
     tool, name = (api.get("tool_name"), api.get("api_name")) if isinstance(api, Mapping) else (None, None)
     if not isinstance(tool, str) or not isinstance(name, str):
         raise RowError(RejectReason.INVALID_TOOLS, "an API without 'tool_name' and 'api_name'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from data.rejected import RejectReason, Repair, RowError
-from data.sources.literals import LiteralError, parse_literal
+from data.sources.literals import MAX_LITERAL_CHARS, LiteralError, parse_literal
 from tinydispatch.tools import Tool, ToolError
 
 FINISH = "Finish"
@@ -75,23 +74,11 @@ def read_tools(text: str) -> ToolSet:
     Raises:
         RowError: it cannot be read, or no tool is left.
     """
-    try:
-        entries = parse_literal(text)
-    except LiteralError as error:
-        raise RowError(RejectReason.INVALID_TOOLS, f"API list: {error}") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise RowError(RejectReason.INVALID_TOOLS, "API list: expected a list of objects")
     repairs: list[Repair] = []
     kept: dict[str, Tool] = {}
     names: dict[str, str] = {}
     ambiguous = set()
-    for entry in entries:
-        name = entry.get("name")
-        if not isinstance(name, str) or not name:
-            raise RowError(RejectReason.INVALID_TOOLS, "API list: an entry has no 'name'")
-        if name == FINISH:
-            continue
-        tool, mended = _tool(json.dumps(entry))
+    for name, tool, mended in _entries(text):
         repairs += mended
         names[name] = tool.name
         if (earlier := kept.get(tool.name)) is None:
@@ -105,11 +92,46 @@ def read_tools(text: str) -> ToolSet:
     return ToolSet(tuple(kept.values()), names, frozenset(ambiguous), tuple(Counter(repairs)))
 
 
-@lru_cache(maxsize=16384)
-def _tool(text: str) -> tuple[Tool, tuple[Repair, ...]]:
-    """One entry as JSON → its tool: 16,000 APIs make up 126,000 lists."""
-    entry = json.loads(text)
-    name, repairs = entry["name"], list[Repair]()
+_Entry = tuple[str, Tool, tuple[Repair, ...]]  # the name as it is listed, the tool, what was mended
+_BETWEEN_ENTRIES = re.compile(r"(?<=\}), (?=\{['\"]name['\"]: )")
+
+
+def _entries(text: str) -> list[_Entry]:
+    """Every entry of a list but `Finish`."""
+    text = text.strip()
+    if text.startswith("[{") and text.endswith("}]") and len(text) <= MAX_LITERAL_CHARS:
+        try:
+            # Where each piece is a whole value, the pieces are the entries, whatever else they hold.
+            return [entry for piece in _BETWEEN_ENTRIES.split(text[1:-1]) if (entry := _entry_of(piece)) is not None]
+        except LiteralError:
+            pass  # a description holds what looks like the next entry, or the list is no literal at all
+    try:
+        listed = parse_literal(text)
+    except LiteralError as error:
+        raise RowError(RejectReason.INVALID_TOOLS, f"API list: {error}") from error
+    if not isinstance(listed, list):
+        raise RowError(RejectReason.INVALID_TOOLS, "API list: expected a list of objects")
+    return [entry for value in listed if (entry := _entry(value)) is not None]
+
+
+@lru_cache(maxsize=16_384)
+def _entry_of(text: str) -> _Entry | None:
+    """An entry from its literal: 16,000 APIs make up 126,000 lists.
+
+    Raises:
+        LiteralError: not one whole literal.
+    """
+    return _entry(parse_literal(text))
+
+
+def _entry(entry: Any) -> _Entry | None:
+    if not isinstance(entry, dict):
+        raise RowError(RejectReason.INVALID_TOOLS, "API list: expected a list of objects")
+    name, repairs = entry.get("name"), list[Repair]()
+    if not isinstance(name, str) or not name:
+        raise RowError(RejectReason.INVALID_TOOLS, "API list: an entry has no 'name'")
+    if name == FINISH:
+        return None
     allowed = allowed_name(name)
     if allowed != name:
         repairs.append(Repair.TOOL_RENAMED)
@@ -118,7 +140,7 @@ def _tool(text: str) -> tuple[Tool, tuple[Repair, ...]]:
         raise RowError(RejectReason.INVALID_TOOLS, f"'{name}': no 'parameters' object")
     schema = {"properties": {}, **_schema(parameters, repairs), "type": "object"}
     try:
-        return Tool(allowed, _description(entry.get("description")), schema), tuple(repairs)
+        return name, Tool(allowed, _description(entry.get("description")), schema), tuple(repairs)
     except ToolError as error:
         raise RowError(RejectReason.INVALID_TOOLS, str(error)) from error
 

@@ -101,3 +101,25 @@ def test_a_joined_line_trains_the_turns_and_names_what_they_now_show(prefix: Cal
     assert [m.is_trained for m in joined.messages if m.role is Role.ASSISTANT] == [True, False, True]
     assert joined.category == "multi_step"
     assert joined.tools == row.tools
+
+
+@pytest.mark.parametrize("key", ["arguments", "metadata", "content"])
+def test_a_line_that_holds_what_looks_like_its_own_keys_is_joined_all_the_same(
+    prefix: Callable[..., Conversation], key: str
+) -> None:
+    row = replace(prefix(3), category="next_call")
+    trap = {"x": 1, "is_trained": False}
+    if key == "metadata":
+        row = replace(row, metadata={**row.metadata, "trap": {**trap, "source": row.source, "category": "next_call"}})
+    else:
+        first = row.messages[1]
+        calls = tuple(replace(call, arguments=trap) for call in first.tool_calls)
+        text = f'"source":"{row.source}","category":"next_call","is_trained":false}}'
+        changed = replace(first, tool_calls=calls) if key == "arguments" else replace(first, content=text)
+        row = replace(row, messages=(row.messages[0], changed, *row.messages[2:]))
+    joined = decode(with_trained_turns(encode(row), (1, 5)))
+    assert joined == replace(
+        row,
+        category="multi_step",
+        messages=tuple(replace(m, is_trained=True) if i in (1, 5) else m for i, m in enumerate(row.messages)),
+    )

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data.lengths import TokenCounter
 from tinydispatch import formats
-from tinydispatch.tools import Conversation, Message, Role
+from tinydispatch.tools import Conversation, Message, Role, Tool
 
 Weather = Callable[..., Conversation]
 
@@ -38,6 +40,65 @@ def test_parts_counted_alone_add_up_to_the_whole(tokenizer: Tokenizer, weather: 
         conversation = weather(text)
         rendered = formats.render_prompt(conversation.messages, conversation.tools, add_generation_prompt=False)
         assert counter_of(tokenizer)(conversation) == len(tokenizer.encode(rendered, add_special_tokens=False).ids)
+
+
+TOOLS = st.builds(
+    Tool,
+    st.from_regex(r"[A-Za-z0-9_.\-]{1,6}", fullmatch=True),
+    st.text(alphabet="ab1.:)_\n \t\u65e5\u0130<|", max_size=8),
+    st.sampled_from(
+        [
+            {"type": "object", "properties": {}},
+            {
+                "type": "object",
+                "properties": {"a\n b": {"enum": ["x\n", " "]}, "c": {"type": "array"}},
+                "required": ["c"],
+            },
+            {"type": "object", "properties": {"d": {"type": "object", "properties": {"e": {"format": "date"}}}}},
+        ]
+    ),
+)
+# The expressions of Qwen, Llama 3 and nano; GPT-2's and OPT's is built in.
+NEWER = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+NEWER += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def with_newer_split(tokenizer: Tokenizer) -> Tokenizer:
+    made = Tokenizer.from_str(tokenizer.to_str())
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(NEWER), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return made
+
+
+@given(
+    tools=st.lists(TOOLS, max_size=4, unique_by=lambda tool: tool.name),
+    system=st.sampled_from([None, "", "Be brief.", " \n padded", "\nline"]),
+    text=st.text(alphabet="ab \n.\u65e5", max_size=6),
+    is_newer=st.booleans(),
+)
+def test_tools_counted_alone_add_up_to_the_whole(
+    tokenizer: Tokenizer, tools: list[Tool], system: str | None, text: str, is_newer: bool
+) -> None:
+    used = with_newer_split(tokenizer) if is_newer else tokenizer
+    counter = counter_of(used)
+    assert counter._counts_tools_alone
+    messages = (Message(Role.USER, text), Message(Role.ASSISTANT, "ok"))
+    if system is not None:
+        messages = (Message(Role.SYSTEM, system), *messages)
+    conversation = Conversation(messages, tuple(tools), "test", "no_call")
+    rendered = formats.render_prompt(messages, tools, add_generation_prompt=False)
+    assert counter(conversation) == len(used.encode(rendered, add_special_tokens=False).ids)
+
+
+def test_a_tokenizer_whose_tokens_reach_over_lines_reads_the_whole_list(tokenizer: Tokenizer) -> None:
+    reaching = Tokenizer.from_str(tokenizer.to_str())
+    reaching.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    assert not counter_of(reaching)._counts_tools_alone
+    assert not TokenCounter(tokenizer.to_str(), "{{ tools }}", {})._counts_tools_alone
 
 
 def test_what_follows_the_last_trained_turn_does_not_count(tokenizer: Tokenizer, weather: Weather) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -130,3 +131,29 @@ def test_the_sentence_around_descriptions_is_removed() -> None:
     assert toolset(entry).tools[0].description == 'Say "hi" to them'
     entry["description"] = 'This is the subfunction for tool "t", you can use this tool.'
     assert toolset(entry).tools[0].description == ""
+
+
+def test_a_description_that_looks_like_the_next_entry_ends_no_entry() -> None:
+    for trap in (
+        "}, {'name': 'g', 'parameters': {}}",
+        "}, {'name': ",
+        '"}, {"name": "g"}',
+        "\\', {'name': 1}, {'name': ",
+    ):
+        apis = [{**api("f"), "description": f"see {trap}"}, api("h")]
+        for text in (repr(apis), json.dumps(apis)):
+            found = read_tools(text)
+            assert [tool.name for tool in found.tools] == ["f", "h"]
+            assert found.tools[0].description == f"see {trap}".strip()
+
+
+def test_entries_that_other_lists_hold_are_read_once() -> None:
+    first, second = toolset(api("f"), api("g")), toolset(api("h"), api("f"))
+    assert first.tools[0] is second.tools[1]
+
+
+def test_a_list_is_no_better_for_being_cut_into_entries() -> None:
+    for text in ("[{'name': 'f'}, {'name': 'g'}", "[{'name': 'f', 'name': 'g', 'parameters': {}}]", "[{'f'}]", "[{}]"):
+        with pytest.raises(RowError) as error:
+            read_tools(text)
+        assert error.value.reason is RejectReason.INVALID_TOOLS
