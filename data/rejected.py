@@ -89,6 +89,7 @@ class Repair(StrEnum):
     ENUM_DROPPED = "enum_dropped"
     REQUIRED_UNLISTED = "required_unlisted"
     MISSING_RETURN_TYPE = "missing_return_type"
+    CALL_TAG_LEFT_OPEN = "call_tag_left_open"
     ANSWER_CORRECTED = "answer_corrected"
 
 

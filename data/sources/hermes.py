@@ -8,14 +8,14 @@ from typing import Any
 
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
 from data.sources.openai_chat import conversation_from_openai
-from data.sources.tagged import result_names, split_calls, tool_list
+from data.sources.tagged import result_names, split_calls, tool_list, turn_of
 from tinydispatch.formats import CALL_END, CALL_START, RESULT_END, RESULT_START
 from tinydispatch.tools import Conversation
 
 SOURCE = "hermes"
 
 _ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-          "tool": "tool"}  # fmt: skip
+          "model": "assistant", "tool": "tool"}  # fmt: skip
 _TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 _RESULT = re.compile(re.escape(RESULT_START) + r"(.*?)" + re.escape(RESULT_END), re.DOTALL)
 
@@ -32,15 +32,17 @@ def conversation_from_hermes(row: Any, row_id: str) -> Conversation | Rejected:
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise RowError(RejectReason.MALFORMED_ROW, "no list 'conversations'")
         messages: list[dict[str, Any]] = []
-        listed = row.get("tools")
+        listed = row.get("tools") or None
         for turn in turns:
-            role, value = _ROLES.get(str(turn.get("from"))), turn.get("value")
+            speaker, value = turn_of(turn)
+            role = _ROLES.get(speaker)
             if role is None or not isinstance(value, str):
                 raise RowError(RejectReason.MALFORMED_ROW, f"a turn without 'from' and 'value': {sample_of(turn)}")
             if role != "system":
                 messages += _messages(role, value, repairs)
-            elif listed is None and (found := _TOOLS.search(value)):
-                listed = found[1]
+            elif listed is None:
+                # The instructions before the list name the tags as well, with nothing between them.
+                listed = next((found for found in _TOOLS.findall(value) if found.strip()), None)
         if listed is None:
             raise RowError(RejectReason.INVALID_TOOLS, "neither 'tools' nor <tools> in a system turn")
         result_names(messages)

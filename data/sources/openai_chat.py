@@ -24,8 +24,9 @@ def conversation_from_openai(
     """One row → a conversation. Besides `messages` and `tools` it may hold `category`, `dialogue_id` (rows that must
     stay on one side of the split), `reference_date` ("2026-03-19") and `metadata`; other keys are ignored.
 
-    `arguments` may be an object or a JSON string. `"weight": 0` on an assistant message keeps it out of the loss.
-    A row without `tools` gets `default_tools`; `"tools": []` means that none are offered.
+    `arguments` may be an object or a JSON string. `"weight": 0` on an assistant message keeps it out of the loss. Where
+    `parallel_tool_calls` is false, a turn with several calls contradicts its row. A row without `tools` gets
+    `default_tools`; `"tools": []` means that none are offered.
 
     Args:
         source: the adapter that brought the row into this shape.
@@ -36,6 +37,8 @@ def conversation_from_openai(
             raise RowError(RejectReason.MALFORMED_ROW, "no list 'messages'")
         mended = list(repairs)
         messages = _messages(row["messages"], mended)
+        if row.get("parallel_tool_calls") is False and any(len(message.tool_calls) > 1 for message in messages):
+            raise RowError(RejectReason.MALFORMED_ROW, "several calls in a turn, though parallel_tool_calls is false")
         metadata = {**(_optional(row, "metadata", Mapping) or {}), "row_id": row_id}
         if mended:
             metadata["repairs"] = sorted({str(repair) for repair in mended})
@@ -95,9 +98,16 @@ def _messages(entries: Sequence[Any], repairs: list[Repair]) -> tuple[Message, .
             raise RowError(
                 RejectReason.MALFORMED_ROW, "a tool message that answers no earlier call: check tool_call_id"
             )
-        is_trained = role is not Role.ASSISTANT or entry.get("weight", 1) != 0
+        is_trained = role is not Role.ASSISTANT or _weight(entry) == 1
         messages.append(Message(role, _text(entry.get("content")), calls, tool_name, is_trained))
     return tuple(messages)
+
+
+def _weight(entry: Mapping[str, Any]) -> int:
+    weight = entry.get("weight")
+    if weight not in (None, 0, 1):
+        raise RowError(RejectReason.MALFORMED_ROW, f"'weight' must be 0 or 1, not {sample_of(weight)}")
+    return 1 if weight is None else int(weight)
 
 
 def _text(content: Any) -> str:

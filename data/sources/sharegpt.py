@@ -9,7 +9,7 @@ from typing import Any
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
 from data.sources.literals import LiteralError, parse_arguments
 from data.sources.openai_chat import conversation_from_openai
-from data.sources.tagged import call_of, result_names, tool_list
+from data.sources.tagged import call_of, result_names, tool_list, turn_of
 from tinydispatch.tools import Conversation
 
 SOURCE = "sharegpt"
@@ -53,7 +53,7 @@ def _sharegpt(row: Mapping[str, Any], repairs: list[Repair]) -> tuple[list[dict[
     if isinstance(row.get("system"), str) and row["system"].strip():
         messages.append({"role": "system", "content": row["system"].strip()})
     for turn in turns:
-        speaker, value = str(turn.get("from")), turn.get("value")
+        speaker, value = turn_of(turn)
         if not isinstance(value, str):
             raise RowError(RejectReason.MALFORMED_ROW, "a turn without 'value' as text")
         if speaker == _CALL:

@@ -13,10 +13,11 @@ from data.sources.literals import LiteralError, parse_arguments, parse_literal
 def split_calls(text: str, start: str, end: str, repairs: list[Repair]) -> tuple[str, list[dict[str, Any]]]:
     """An assistant's text → what it says beside its calls, and the calls.
 
-    Between the tags stands one call, or a list of them, in JSON or as a Python literal.
+    Between the tags stands one call, or a list of them, in JSON or as a Python literal. The last tag may be left open
+    where nothing but whole calls follows it.
 
     Raises:
-        RowError: a tag is never closed, or what is between two of them is no call.
+        RowError: what is between two tags is no call, or the text ends within one.
     """
     calls: list[dict[str, Any]] = []
     says: list[str] = []
@@ -24,10 +25,19 @@ def split_calls(text: str, start: str, end: str, repairs: list[Repair]) -> tuple
         before, _, text = text.partition(start)
         inside, closed, text = text.partition(end)
         if not closed:
-            raise RowError(RejectReason.MALFORMED_CALL, f"{start} without {end}")
+            if not _is_whole(inside):
+                raise RowError(RejectReason.MALFORMED_CALL, f"{start} without {end}")
+            repairs.append(Repair.CALL_TAG_LEFT_OPEN)
         says.append(before)
         calls += _calls(inside.strip(), repairs)
     return "".join([*says, text]).strip(), calls
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return isinstance(parse_literal(text), dict | list)
+    except LiteralError:
+        return False
 
 
 def _calls(text: str, repairs: list[Repair]) -> list[dict[str, Any]]:
@@ -91,6 +101,11 @@ def _values(text: str) -> Sequence[Any]:
         ]
     except LiteralError as error:
         raise RowError(RejectReason.INVALID_TOOLS, f"the tools cannot be read: {error}") from error
+
+
+def turn_of(turn: Mapping[str, Any]) -> tuple[str, Any]:
+    """Who speaks and what they say: `from` and `value`, or the `role` and `content` that some copies have instead."""
+    return str(turn.get("from", turn.get("role"))), turn.get("value", turn.get("content"))
 
 
 def result_names(messages: Sequence[dict[str, Any]]) -> None:

@@ -67,6 +67,16 @@ def test_weight_zero_keeps_an_assistant_turn_out_of_the_loss() -> None:
     assert trained == [False, True]
 
 
+def test_a_row_for_fine_tuning_at_openai_is_read_as_it_stands() -> None:
+    call = {"id": "call_id", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answers = [{"role": "assistant", "tool_calls": [call], "weight": 1}, {"role": "assistant", "content": "Sun."}]
+    result = {"role": "tool", "tool_call_id": "call_id", "content": [{"type": "text", "text": "sun"}]}
+    row = {"messages": [USER, answers[0], result, answers[1]], "parallel_tool_calls": False, "tools": [TOOL]}
+    assert [m.content for m in kept(**row).messages] == ["Weather in Oslo?", "", "sun", "Sun."]
+    both = {"role": "assistant", "tool_calls": [call, call]}
+    assert kept(messages=[USER, both], parallel_tool_calls=True, tools=[TOOL]).category == "parallel_calls"
+
+
 def test_date_category_and_dialogue_are_taken_from_the_row() -> None:
     row = {"reference_date": "2026-03-19", "category": "mine", "dialogue_id": "d7", "metadata": {"by": "me"}}
     conversation = kept(messages=[USER, assistant({})], **row)
@@ -95,6 +105,15 @@ def test_a_mended_arguments_string_names_its_repair() -> None:
         ({"messages": [USER, {"role": "tool", "content": "x"}]}, RejectReason.MALFORMED_ROW),
         ({"messages": [USER], "reference_date": "tomorrow"}, RejectReason.MALFORMED_ROW),
         ({"messages": [USER], "category": 3}, RejectReason.MALFORMED_ROW),
+        ({"messages": [USER, assistant({}, weight=0.5)]}, RejectReason.MALFORMED_ROW),
+        ({"messages": [USER, assistant({}, weight=[])]}, RejectReason.MALFORMED_ROW),
+        (
+            {
+                "messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f"}, {"name": "f"}]}],
+                "parallel_tool_calls": False,
+            },
+            RejectReason.MALFORMED_ROW,
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, RejectReason.UNSUPPORTED_CONTENT),
         ({"messages": [USER, assistant("{")]}, RejectReason.MALFORMED_CALL),
         ({"messages": [USER, assistant([1])]}, RejectReason.MALFORMED_CALL),
