@@ -1,9 +1,10 @@
 """`python -m scripts.bench_dispatch MODEL.gguf`: milliseconds per call, against llama.cpp's server on the same file.
 
 Every variant answers the same cases with the same tools, greedily, in turns, so that whatever else the machine does
-falls on all alike. Before each call a variant holds what the case before it left: the shared start of
-both prompts. `--cpu-time` counts processor time in place of the wall's (with one thread they agree on an idle machine):
-of this process, and for the server's row of both processes.
+falls on all alike. Before each call a variant holds what the case before it left: the shared start of both prompts.
+What earlier replies went on with it knows from the cases before in the same round only. `--cpu-time` counts processor
+time in place of the wall's (with one thread they agree on an idle machine): of this process, and for the server's row
+of both processes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import datetime as dt
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,19 +28,33 @@ from tinydispatch.formats import parse_reply, with_reference_date
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.runtime import Runtime
 from tinydispatch.prefix_cache import shared_prefix
-from tinydispatch.prompt import encode_prompt
+from tinydispatch.prompt import PromptEncoder
 from tinydispatch.tools import Message, Tool, ToolCall
 
 _SERVER = "llama.cpp server"
 _ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class Way:
+    """An engine's techniques, and whether the model's graphs are kept or llama.cpp builds them."""
+
+    options: EngineOptions = field(default_factory=EngineOptions)
+    keeps_graphs: bool = True
+
+
+_NOTHING = EngineOptions(is_constrained=False, n_draft_ids=0, recalls=False, reuses_prefix=False)
 _VARIANTS = {
-    _ENGINE: EngineOptions(),
-    "  without forced ids": EngineOptions(forces_ids=False),
-    "  without guesses": EngineOptions(n_draft_ids=0),
-    "  without kept prefix": EngineOptions(reuses_prefix=False),
-    "  keys in any order": EngineOptions(key_order=KeyOrder.ANY),
-    "  without grammar": EngineOptions(is_constrained=False),
-    "  without any of these": EngineOptions(is_constrained=False, n_draft_ids=0, reuses_prefix=False),
+    _ENGINE: Way(),
+    "  without kept graphs": Way(keeps_graphs=False),
+    "  without forced ids": Way(EngineOptions(forces_ids=False)),
+    "  without recall": Way(EngineOptions(recalls=False)),
+    "  without copying": Way(EngineOptions(n_draft_ids=0)),
+    "  without both guesses": Way(EngineOptions(n_draft_ids=0, recalls=False)),
+    "  without kept prefix": Way(EngineOptions(reuses_prefix=False)),
+    "  keys in any order": Way(EngineOptions(key_order=KeyOrder.ANY)),
+    "  without grammar": Way(EngineOptions(is_constrained=False)),
+    "  without any of these": Way(_NOTHING, keeps_graphs=False),
 }
 _MAX_NEW_TOKENS = 256
 _TODAY = dt.date(2026, 3, 19)
@@ -68,8 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         questions = _questions(load_suite(arguments.suite), arguments.limit, own_dates=arguments.own_dates)
         setting = (arguments.model, arguments.n_ctx, arguments.threads)
-        with open_model(*setting) as runtime, llama_server(*setting) as server:
-            bench = Bench(runtime, server, is_cpu_time=arguments.cpu_time)
+        ways = {name: way for name, way in _VARIANTS.items() if name == _ENGINE or not arguments.engine_only}
+        with ExitStack() as stack:
+            runtimes = {
+                keeps_graphs: stack.enter_context(open_model(*setting, keeps_graphs=keeps_graphs))
+                for keeps_graphs in sorted({way.keeps_graphs for way in ways.values()})
+            }
+            server = stack.enter_context(llama_server(*setting))
+            bench = Bench(runtimes, ways, server, is_cpu_time=arguments.cpu_time)
             bench.run(questions, arguments.rounds)
         what = "processor time" if arguments.cpu_time else "wall time"
         print(
@@ -99,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--own-dates", action="store_true", help="each case on its own day; otherwise all on one, as calls of one day"
     )
+    parser.add_argument(
+        "--engine-only", action="store_true", help="the engine and the server, no technique switched off"
+    )
     parser.add_argument("--cpu-time", action="store_true", help="count processor time, for a busy machine")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of every variant (default: 1)")
     parser.add_argument("--n-ctx", type=int, default=2048, help="context of every variant (default: 2048)")
@@ -120,23 +145,28 @@ def _questions(suite: Suite, limit: int | None, *, own_dates: bool) -> list[Ques
 class Bench:
     """The variants, and what was measured of each so far."""
 
-    def __init__(self, runtime: Runtime, server: LlamaServer, *, is_cpu_time: bool) -> None:
-        self._runtime, self._server, self._is_cpu_time = runtime, server, is_cpu_time
-        self._engines = {name: Engine(runtime, options) for name, options in _VARIANTS.items()}
+    def __init__(
+        self, runtimes: Mapping[bool, Runtime], ways: Mapping[str, Way], server: LlamaServer, *, is_cpu_time: bool
+    ) -> None:
+        self._server, self._is_cpu_time = server, is_cpu_time
+        self._engines = {name: Engine(runtimes[way.keeps_graphs], way.options) for name, way in ways.items()}
         self.measured = {name: Measured() for name in [_SERVER, *self._engines]}
 
     def run(self, questions: Sequence[Question], rounds: int) -> None:
         """Answer every question `rounds` times with each variant, and once before, when pages are touched."""
-        prompts = [encode_prompt(self._runtime, question.messages, question.tools) for question in questions]
+        encoder = PromptEncoder(self._engines[_ENGINE].runtime)
+        prompts = [encoder.encode(question.messages, question.tools) for question in questions]
         names = list(self.measured)
         said = time.monotonic()
         for turn in range(rounds + 1):
+            for engine in self._engines.values():
+                engine.forget_replies()  # or it would know each question's answer from the round before
             for index, question in enumerate(questions):
                 # Taking turns at going first, too.
                 shift = (turn + index) % len(names)
                 for name in names[shift:] + names[:shift]:
                     if name != _SERVER:
-                        _prime(self._runtime, prompts[index - 1], prompts[index])
+                        _prime(self._engines[name].runtime, prompts[index - 1], prompts[index])
                     self._answer(name, question, is_counted=turn > 0)
                 if time.monotonic() - said > _PROGRESS_S:
                     said = time.monotonic()

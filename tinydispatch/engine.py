@@ -13,13 +13,14 @@ import llguidance
 from tinydispatch.decoding.constraint import Constraint, Free, GrammarConstraint
 from tinydispatch.decoding.greedy import Choice, Decoding, GreedyDecoder, Listener
 from tinydispatch.decoding.lookup import lookup
+from tinydispatch.decoding.recall import Recall
 from tinydispatch.decoding.reply import ReplyShape, ToolChoice, call_format, check_grammar, reply_grammar
 from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.decoding.tokens import can_force, token_table, token_texts
 from tinydispatch.ggml.runtime import Logits, Runtime
 from tinydispatch.ggml.state import StateError
 from tinydispatch.prefix_cache import PrefixCache, shared_prefix
-from tinydispatch.prompt import encode_prompt
+from tinydispatch.prompt import PromptEncoder
 from tinydispatch.tools import Message, Role, Tool
 
 _MAX_GRAMMARS = 32
@@ -35,13 +36,14 @@ class PromptTooLongError(ValueError):
 class EngineOptions:
     """The engine's techniques, each of which can be switched off; none but the constraint changes a reply.
 
-    `n_draft_ids` is how many ids are guessed from the prompt at a time, 0 for none. `reuses_prefix` False computes
-    every prompt from its first id.
+    `n_draft_ids` is how many ids are guessed from the prompt at a time, 0 for none. `recalls` guesses from earlier
+    replies with the same tools. `reuses_prefix` False computes every prompt from its first id.
     """
 
     is_constrained: bool = True
     forces_ids: bool = True
     n_draft_ids: int = 4
+    recalls: bool = True
     reuses_prefix: bool = True
     key_order: KeyOrder = KeyOrder.SCHEMA
 
@@ -104,7 +106,9 @@ class Engine:
         self.runtime, self.options = runtime, options or EngineOptions()
         self.prefixes = prefixes if self.options.reuses_prefix else None
         self._grammars: OrderedDict[tuple[str, ReplyShape], llguidance.LLMatcher] = OrderedDict()
+        self._recalls: OrderedDict[tuple[str, ToolChoice, bool], Recall] = OrderedDict()
         self._tools: tuple[Sequence[Tool], str] = ((), "[]")
+        self._encoder = PromptEncoder(runtime)
         self._texts = token_texts(runtime)
         if self.options.is_constrained:
             self._table = token_table(runtime, self._texts)
@@ -149,7 +153,7 @@ class Engine:
         """
         started = time.perf_counter()
         constraint = self._constraint(tools, choice, is_parallel)
-        prompt = encode_prompt(self.runtime, messages, tools)
+        prompt = self._encoder.encode(messages, tools)
         room = self.runtime.n_ctx - len(prompt)
         if room < 1:
             raise PromptTooLongError(
@@ -158,11 +162,14 @@ class Engine:
             )
         n_draft = self.options.n_draft_ids
         drafter = (lambda reply: lookup(prompt, reply, n_draft)) if n_draft else None
-        decoder = GreedyDecoder(self.runtime, self._texts, constraint, drafter, listener)
+        recall = self._recall(tools, choice, is_parallel) if self.options.recalls else None
+        trail = recall.trail() if recall is not None else None
+        decoder = GreedyDecoder(self.runtime, self._texts, constraint, drafter, listener, trail)
+        forced, guess = decoder.start(room)
         prefill_started = time.perf_counter()
-        n_cached, logits = self._prefill(prompt, messages, tools, decoder.start()[:room])
+        n_cached, rows = self._prefill(prompt, messages, tools, forced, guess)
         decode_started = time.perf_counter()
-        decoding = decoder.run(logits, min(max_new_tokens, room))
+        decoding = decoder.run(guess, rows, min(max_new_tokens, room))
         ended = time.perf_counter()
         timings = Timings(
             prefill_ms=1000 * (decode_started - prefill_started),
@@ -211,10 +218,27 @@ class Engine:
             self._tools = (tools, json.dumps([tool.to_openai() for tool in tools]))
         return self._tools[1]
 
+    def _recall(self, tools: Sequence[Tool], choice: ToolChoice, is_parallel: bool) -> Recall:
+        key = (self._tools_key(tools), choice, is_parallel)
+        recall = self._recalls.setdefault(key, Recall())
+        self._recalls.move_to_end(key)
+        while len(self._recalls) > _MAX_GRAMMARS:
+            self._recalls.popitem(last=False)
+        return recall
+
+    def forget_replies(self) -> None:
+        """Guess from earlier replies no more, as at the start."""
+        self._recalls.clear()
+
     def _prefill(
-        self, prompt: Sequence[int], messages: Sequence[Message], tools: Sequence[Tool], forced: Sequence[int]
+        self,
+        prompt: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        forced: Sequence[int],
+        guess: Sequence[int],
     ) -> tuple[int, Logits]:
-        """How many ids came from a kept state, and the logits after the prompt and the ids forced at its end."""
+        """How many ids came from a kept state, and the logits after prompt and forced ids and after each guess."""
         runtime = self.runtime
         # The last id is decoded in any case: the cache keeps keys and values, not logits.
         n_held = shared_prefix(runtime.cached_ids, prompt[:-1]) if self.options.reuses_prefix else 0
@@ -222,7 +246,8 @@ class Engine:
         runtime.truncate(n_held)
         n_held = len(runtime.cached_ids)
         done = self._save_prefix(prompt, n_held, messages, tools)
-        return n_held, runtime.decode([*prompt[done:], *forced])
+        ids = [*prompt[done:], *forced, *guess]
+        return n_held, runtime.decode_all(ids, len(ids) - len(guess) - 1)
 
     def _load_prefix(self, prompt: Sequence[int], n_held: int) -> int:
         while self.prefixes is not None and len(prompt) - n_held >= _WORTH_A_STATE:
@@ -254,7 +279,7 @@ class Engine:
     def _opening(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
         """The ids of a conversation that has the same system message and nothing else in common."""
         system = [message for message in messages[:1] if message.role is Role.SYSTEM]
-        return encode_prompt(self.runtime, [*system, Message(Role.USER, "\u2603")], tools)
+        return self._encoder.encode([*system, Message(Role.USER, "\u2603")], tools)
 
     def close(self) -> None:
         """Wait until kept states are written; the runtime stays open."""

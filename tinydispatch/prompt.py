@@ -9,6 +9,7 @@ exactly what was written, in ordinary tokens.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,31 +23,83 @@ from tinydispatch.tools import Message, Role, Tool, ToolCall
 _MARK_START, _MARK_END = "\ufdd0", "\ufdd1"
 _MARK = re.compile(f"{_MARK_START}([0-9]+){_MARK_END}")
 
+# Turns that are worth remembering, in characters; how many of them, and how many tools.
+_LONG_TURN, _MAX_REMEMBERED = 256, 64
+
 
 def encode_prompt(runtime: Runtime, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-    """The ids of a conversation, rendered by the model file's own chat template, up to where the reply begins.
+    """The ids of one conversation; `PromptEncoder` is faster for many.
 
     Raises:
         ValueError: the file carries no template, the template refuses the conversation, or a text is not Unicode.
     """
-    if runtime.chat_template is None:
-        raise ValueError("the model file carries no chat template, so a conversation cannot be rendered for it")
-    marker = _Marker(runtime.control_tokens, runtime.marker_tokens)
-    names = {f"{role}_token": runtime.special_token(role) for role in ("bos", "eos")}
-    text = formats.render_prompt(
-        [marker.message(message) for message in messages],
-        [marker.tool(tool) for tool in tools],
-        runtime.chat_template,
-        special_tokens={name: token for name, token in names.items() if token is not None},
-    )
-    ids: list[int] = []
-    # re.split with one group: template text and mark numbers take turns.
-    for index, part in enumerate(_MARK.split(text)):
-        if index % 2 == 0:
-            ids += runtime.tokenize(part, parse_special=True)
-        else:
-            ids += _encode_literal(runtime, marker.spellings[int(part)])
-    return ids
+    return PromptEncoder(runtime).encode(messages, tools)
+
+
+class PromptEncoder:
+    """Renders conversations for one runtime, and remembers the ids of long turns, such as the one with the tools."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._marker = _Marker(runtime.control_tokens, runtime.marker_tokens)
+        self._turn = re.compile("|".join(f"(?={re.escape(text)})" for text in sorted(runtime.control_tokens)) or "$^")
+        self._turns: OrderedDict[str, list[int]] = OrderedDict()
+        self._tools: OrderedDict[int, tuple[Tool, Tool]] = OrderedDict()
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+        """The ids of a conversation, rendered by the model file's own chat template, up to where the reply begins.
+
+        Raises:
+            ValueError: the file carries no template, the template refuses the conversation, or a text is not Unicode.
+        """
+        runtime, marker = self._runtime, self._marker
+        if runtime.chat_template is None:
+            raise ValueError("the model file carries no chat template, so a conversation cannot be rendered for it")
+        names = {f"{role}_token": runtime.special_token(role) for role in ("bos", "eos")}
+        text = formats.render_prompt(
+            [marker.message(message) for message in messages],
+            [self._marked(tool) for tool in tools],
+            runtime.chat_template,
+            special_tokens={name: token for name, token in names.items() if token is not None},
+        )
+        ids: list[int] = []
+        # re.split with one group: template text and mark numbers take turns.
+        for index, part in enumerate(_MARK.split(text)):
+            if index % 2 == 0:
+                ids += self._template_text(part)
+            else:
+                ids += _encode_literal(runtime, marker.spellings[int(part)])
+        return ids
+
+    def _marked(self, tool: Tool) -> Tool:
+        # The tool is kept, so that its id stays its own.
+        known = self._tools.get(id(tool))
+        if known is None:
+            known = self._tools[id(tool)] = (tool, self._marker.tool(tool))
+            while len(self._tools) > _MAX_REMEMBERED:
+                self._tools.popitem(last=False)
+        return known[1]
+
+    def _template_text(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens are meant; tokenizers split there first, so that turns stand alone."""
+        turns = self._turn.split(text)
+        if all(turn in self._turns for turn in turns if len(turn) >= _LONG_TURN):
+            return [token for turn in turns for token in self._turn_ids(turn)]
+        whole = self._runtime.tokenize(text, parse_special=True)
+        by_turn = [self._runtime.tokenize(turn, parse_special=True) for turn in turns if turn]
+        # Some tokenizers take white space before a special token away: then nothing is remembered.
+        if [token for ids in by_turn for token in ids] == whole:
+            found = zip((turn for turn in turns if turn), by_turn, strict=True)
+            self._turns |= {turn: ids for turn, ids in found if len(turn) >= _LONG_TURN}
+            while len(self._turns) > _MAX_REMEMBERED:
+                self._turns.popitem(last=False)
+        return whole
+
+    def _turn_ids(self, turn: str) -> list[int]:
+        if turn in self._turns:
+            self._turns.move_to_end(turn)
+            return self._turns[turn]
+        return self._runtime.tokenize(turn, parse_special=True) if turn else []
 
 
 def _encode_literal(runtime: Runtime, spelling: str) -> list[int]:

@@ -37,12 +37,25 @@ def _questions(*texts: str) -> list[Question]:
     return [Question(with_reference_date([Message(Role.USER, text)], TODAY), (WEATHER,)) for text in texts]
 
 
+def _bench(server: LlamaServer, *, is_cpu_time: bool) -> Bench:
+    runtimes = {keeps_graphs: PlaybackRuntime(render_calls([_CALL])) for keeps_graphs in (False, True)}
+    return Bench(runtimes, bench_dispatch._VARIANTS, server, is_cpu_time=is_cpu_time)
+
+
+def test_no_round_knows_the_replies_of_the_one_before() -> None:
+    bench = _bench(_Fake(), is_cpu_time=False)
+    bench.run(_questions("Oslo?"), rounds=2)
+    assert [done.tokens.accepted for done in bench.measured["engine"].completions] == [
+        done.tokens.accepted for done in bench.measured["  without recall"].completions
+    ]
+
+
 def test_every_variant_answers_every_question_and_the_first_round_is_not_counted() -> None:
     server = _Fake()
-    bench = Bench(PlaybackRuntime(render_calls([_CALL])), server, is_cpu_time=True)
+    bench = _bench(server, is_cpu_time=True)
     bench.run(_questions("Oslo?", "Oslo now?"), rounds=2)
     assert server.asked == ["Oslo?", "Oslo now?"] * 3
-    assert len(bench.measured) == 8
+    assert len(bench.measured) == 1 + len(bench_dispatch._VARIANTS)
     for result in bench.measured.values():
         assert (len(result.latencies_ms), result.calls) == (4, [(_CALL,)] * 4)
     # The other process's time counts for the server alone: a second for each question here.
@@ -51,7 +64,7 @@ def test_every_variant_answers_every_question_and_the_first_round_is_not_counted
 
 
 def test_the_tables_hold_ratios_and_where_the_time_went() -> None:
-    bench = Bench(PlaybackRuntime(render_calls([_CALL])), _Fake(), is_cpu_time=False)
+    bench = _bench(_Fake(), is_cpu_time=False)
     bench.run(_questions("Oslo?"), rounds=1)
     table = bench_dispatch._table(bench.measured)
     assert "llama.cpp server" in table

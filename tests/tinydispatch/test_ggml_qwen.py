@@ -30,6 +30,8 @@ _IDS = [int(token) for token in np.random.default_rng(0).integers(20, 400, 600)]
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[LlamaModel, QwenModel]]:
     path = tiny_export().files[request.param].path
     with LlamaModel(path, 700, 1) as theirs, QwenModel(path, 700, 1) as ours:
+        # As with a small vocabulary: rows of logits are rounded up.
+        ours._row_step = 4 if request.param else 1
         yield theirs, ours
 
 

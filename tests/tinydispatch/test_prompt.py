@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.fixtures_gguf import WEATHER, PlaybackRuntime, tiny_export
 from tinydispatch import formats
 from tinydispatch.ggml.llama import LlamaModel
-from tinydispatch.prompt import encode_prompt
+from tinydispatch.prompt import PromptEncoder, encode_prompt
 from tinydispatch.tools import Message, Role, Tool, ToolCall
 
 _SPELLINGS = (*formats.SPECIAL_TOKENS, "\ufdd0", "\ufdd1", "\ufdd03\ufdd1", "<|im_", "end|>", "<", "a b", "\n")
@@ -77,3 +77,26 @@ def test_a_file_without_a_template_is_an_error() -> None:
     runtime.chat_template = None
     with pytest.raises(ValueError, match="carries no chat template"):
         encode_prompt(runtime, [Message(Role.USER, "hi")], [])
+
+
+def test_turns_that_are_remembered_give_the_same_ids() -> None:
+    runtime = PlaybackRuntime("")
+    encoder = PromptEncoder(runtime)
+    for text in ("Oslo?", "<|im_end|> Rome", "x" * 400, "Oslo?", "x" * 400):
+        messages = [Message(Role.SYSTEM, "s" * 300), Message(Role.USER, text)]
+        assert encoder.encode(messages, [WEATHER]) == encode_prompt(runtime, messages, [WEATHER])
+
+
+def test_the_turn_with_the_tools_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = PlaybackRuntime("")
+    encoder = PromptEncoder(runtime)
+    texts = []
+    tokenize = runtime.tokenize
+    monkeypatch.setattr(
+        runtime,
+        "tokenize",
+        lambda text, parse_special: texts.append(text) or tokenize(text, parse_special=parse_special),
+    )
+    for question in ("Oslo?", "Rome?"):
+        encoder.encode([Message(Role.USER, question)], [WEATHER])
+    assert sum("get_weather" in text for text in texts) == 2  # the whole prompt, and its turn by itself, for the first

@@ -34,8 +34,11 @@ class Constraint(Protocol):
         """The ids that must come next, taken already."""
         ...
 
-    def likely(self, guess: Sequence[int]) -> list[int]:
-        """Ids that may well come next, none of them taken: what the grammar all but forces, or else `guess`."""
+    def likely(self, recalled: Sequence[int], copied: Sequence[int]) -> list[int]:
+        """Ids that may well come next, none of them taken: the first guess of which some are allowed.
+
+        That is `recalled`, what the grammar all but forces, or `copied`, in this order.
+        """
         ...
 
     def mask(self) -> Mask | None:
@@ -58,9 +61,9 @@ class Free:
         """Nothing is forced."""
         return []
 
-    def likely(self, guess: Sequence[int]) -> list[int]:
-        """The guess as it is."""
-        return list(guess)
+    def likely(self, recalled: Sequence[int], copied: Sequence[int]) -> list[int]:
+        """The first guess that there is."""
+        return list(recalled or copied)
 
     def mask(self) -> Mask | None:
         """All ids may come next."""
@@ -98,20 +101,23 @@ class GrammarConstraint:
         self.seconds += time.perf_counter() - started
         return ids
 
-    def likely(self, guess: Sequence[int]) -> list[int]:
-        """Forced text whose last token might yet grow longer; without such text, as much of `guess` as is allowed."""
+    def likely(self, recalled: Sequence[int], copied: Sequence[int]) -> list[int]:
+        """What was recalled; else forced text whose last token might yet grow longer; else what was copied."""
         started = time.perf_counter()
+        allowed = self._allowed(recalled) or self._allowed(self._tail()) or self._allowed(copied)
+        self.seconds += time.perf_counter() - started
+        return allowed
+
+    def _tail(self) -> list[int]:
         # After `take_forced` what is left of the forced text is its end: ` "` may still become ` "(`.
         tail = self._matcher.compute_ff_bytes() if self._can_force else b""
-        ids = list(guess)
-        if tail:
-            try:
-                ids = self._runtime.tokenize(tail.decode(), parse_special=True)
-            except UnicodeDecodeError:
-                ids = []
-        allowed = self._matcher.validate_tokens(ids) if ids else 0
-        self.seconds += time.perf_counter() - started
-        return ids[:allowed]
+        try:
+            return self._runtime.tokenize(tail.decode(), parse_special=True) if tail else []
+        except UnicodeDecodeError:
+            return []
+
+    def _allowed(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[: self._matcher.validate_tokens(list(ids))]) if ids else []
 
     def mask(self) -> Mask | None:
         """Shape (vocabulary,): True for the ids that may come next."""

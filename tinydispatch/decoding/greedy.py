@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tinydispatch.decoding.constraint import Constraint, best
+from tinydispatch.decoding.recall import Trail
 from tinydispatch.ggml.runtime import Logits, Runtime
 
 # Hears the bytes of each id as it is decided; False ends the reply.
 Listener = Callable[[bytes], bool]
 # The ids so far → ids that may well follow.
 Drafter = Callable[[Sequence[int]], list[int]]
+# Ids that are likely by what earlier replies went on with, evaluated at a time.
+_MAX_RECALLED = 24
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,32 @@ class GreedyDecoder:
         constraint: Constraint,
         drafter: Drafter | None = None,
         listener: Listener | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self.runtime, self.texts, self.constraint = runtime, texts, constraint
-        self.drafter, self.listener = drafter, listener
+        self.drafter, self.listener, self.trail = drafter, listener, trail
         self.result = Decoding()
         self._pending: list[int] = []  # decided, not evaluated
         self._n_pending_forced = 0
         # Guesses that are evaluated already, each with the logits after it.
         self._ahead: list[tuple[int, Logits]] = []
         self._is_heard = True
+        self._guesses = drafter is not None or trail is not None
 
-    def start(self) -> list[int]:
-        """The ids that every reply begins with; they are to be evaluated with the prompt."""
+    def start(self, room: int) -> tuple[list[int], list[int]]:
+        """The ids that every reply begins with, and guesses; they are to be evaluated with the prompt."""
         ids = self.constraint.take_forced()
-        self._record(ids)
+        self._record(ids, is_forced=True)
         self.result.n_forced += len(ids)
-        return ids
+        return ids[:room], self._guess(room - len(ids))
 
-    def run(self, logits: Logits, limit: int) -> Decoding:
-        """Go on from the logits after the prompt and `start`, up to `limit` ids in all."""
+    def run(self, guess: Sequence[int], rows: Logits, limit: int) -> Decoding:
+        """Go on from the logits after the prompt and what `start` gave, up to `limit` ids in all.
+
+        `rows` are the logits after the last id that is decided, and after each of the guesses.
+        """
         result = self.result
+        logits = self._look_ahead(guess, rows)
         while not self.constraint.is_stopped:
             if len(result.ids) >= limit or not self._is_heard:
                 return result
@@ -86,16 +95,20 @@ class GreedyDecoder:
             self.constraint.take(token)
             result.choices.append(Choice(result.n_bytes, probability))
             logits = self._append(token, logits)
-            self._record([token])
+            self._record([token], is_forced=False)
             for forced in (ids := self.constraint.take_forced()):
                 logits = self._append(forced, logits)
                 self._n_pending_forced += bool(self._pending)
-            self._record(ids)
+            self._record(ids, is_forced=True)
             result.n_forced += len(ids)
         result.is_complete = not self.constraint.problem and len(result.ids) <= limit
+        if self.trail is not None and result.is_complete:
+            self.trail.learn()
         return result
 
-    def _record(self, ids: Sequence[int]) -> None:
+    def _record(self, ids: Sequence[int], *, is_forced: bool) -> None:
+        if self.trail is not None:
+            self.trail.follow(ids, is_forced=is_forced)
         for token in ids:
             text = self.texts[token]
             self.result.ids.append(token)
@@ -113,26 +126,36 @@ class GreedyDecoder:
 
     def _drop_ahead(self) -> None:
         if self._ahead:
-            self.runtime.truncate(len(self.runtime.cached_ids) - len(self._ahead))
+            kept = self.runtime.cached_ids[: -len(self._ahead)]
+            self.runtime.truncate(len(kept))
             self._ahead = []
+            if lost := kept[len(self.runtime.cached_ids) :]:
+                # A recurrent state cannot be cut: what it held is computed again, and nothing is guessed any more.
+                self._pending, self._guesses = [*lost, *self._pending], False
 
     def _evaluate(self, room: int) -> Logits:
         started = time.perf_counter()
         pending, n_forced = self._pending, self._n_pending_forced
         self._pending, self._n_pending_forced = [], 0
-        guess: list[int] = []
-        if self.drafter is not None:
-            guess = self.constraint.likely(self.drafter(self.result.ids))[: max(0, room - 1)]
-        if guess:
-            # The ids before the last pending one are decided: their logits, an output matrix each, are not needed.
-            rows = self.runtime.decode_all([*pending, *guess], len(pending) - 1)
-            self.result.n_drafted += len(guess)
-            self._ahead = list(zip(guess, rows[1:], strict=True))
-            logits: Logits = rows[0]
-        else:
-            logits = self.runtime.decode(pending)
+        guess = self._guess(room)
+        # The ids before the last pending one are decided: their logits, an output matrix each, are not needed.
+        logits = self._look_ahead(guess, self.runtime.decode_all([*pending, *guess], len(pending) - 1))
         elapsed = time.perf_counter() - started
         share = n_forced / len(pending)
         self.result.seconds_forced += elapsed * share
         self.result.seconds_chosen += elapsed * (1 - share)
+        return logits
+
+    def _guess(self, room: int) -> list[int]:
+        """Ids that may well follow, at least one fewer than there is room for."""
+        if not self._guesses:
+            return []
+        recalled = self.trail.guess(_MAX_RECALLED) if self.trail is not None else []
+        copied = self.drafter(self.result.ids) if self.drafter is not None and not recalled else []
+        return self.constraint.likely(recalled, copied)[: max(0, room - 1)]
+
+    def _look_ahead(self, guess: Sequence[int], rows: Logits) -> Logits:
+        self.result.n_drafted += len(guess)
+        self._ahead = list(zip(guess, rows[1:], strict=True))
+        logits: Logits = rows[0]
         return logits

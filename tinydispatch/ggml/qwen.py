@@ -8,6 +8,7 @@ the source of ggml's operations; the weights stay in the mapped file.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,8 +30,10 @@ from tinydispatch.ggml.weights import MappedWeights
 _MAX_BATCH = 512
 # Attention sees the cache in steps of this many positions, and a batch is rounded up to one of a few sizes.
 _CELL_STEP = 64
-_ROUNDING = ((8, 1), (16, 2), (48, 4), (128, 16), (_MAX_BATCH, 64))
-_MAX_GRAPHS = 48
+_ROUNDING = ((4, 1), (16, 2), (48, 4), (128, 16), (_MAX_BATCH, 64))
+# So are the rows of logits, where the vocabulary is a small part of the weights.
+_ROW_STEP, _SMALL_PART = 4, 1 / 8
+_MAX_GRAPHS = 64
 
 _SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
 
@@ -66,10 +69,12 @@ class QwenModel(GgufModel):
         self._backend = self._cpu_backend(threads)
         self._allocator = self._c.ggml_gallocr_new(self._c.ggml_backend_get_default_buffer_type(self._backend))
         # A batch is rounded up by less than a step, and what it writes there is overwritten later.
-        n_cells = -(-self._n_ctx // _CELL_STEP) * _CELL_STEP + _CELL_STEP
+        n_cells = _round_up(self._n_ctx, _CELL_STEP) + _CELL_STEP
         kept_as = bindings.GGML_TYPE_F16 if is_quantized else bindings.GGML_TYPE_F32
         self._cache = KeyValueCache(self._c, shape, kept_as, n_cells)
         self._pointer = pointer_offset(self._c)
+        n_weights = sum(math.prod(tensor.shape) for tensor in self.header.tensors)
+        self._row_step = _ROW_STEP if shape.n_vocab * shape.width < _SMALL_PART * n_weights else 1
         return vocabulary
 
     def _open_vocabulary(self) -> Vocabulary:
@@ -121,14 +126,14 @@ class QwenModel(GgufModel):
         status = self._c.ggml_backend_graph_compute(self._backend, graph.handle)
         if status:
             raise RuntimeError(f"{self.path}: ggml could not compute {len(ids)} ids: status {status}")
-        return list(graph.logits.copy())
+        return list(graph.logits(len(ids), len(wanted)))
 
     def _graph(self, n_ids: int, n_positions: int, n_rows: int) -> QwenGraph:
-        """The graph for at least so many ids up to that position."""
-        assert self._cache is not None
-        n_cells = -(-n_positions // _CELL_STEP) * _CELL_STEP
+        """The graph for at least so many ids up to that position, and at least so many rows of logits."""
         step = next(step for most, step in _ROUNDING if n_ids <= most)
-        size = GraphSize(-(-n_ids // step) * step, n_cells, n_rows)
+        n_computed = _round_up(n_ids, step)
+        n_outputs = n_rows if n_rows < 2 else min(_round_up(n_rows, self._row_step), n_computed)
+        size = GraphSize(n_computed, _round_up(n_positions, _CELL_STEP), n_outputs)
         if size in self._graphs:
             self._graphs.move_to_end(size)
             return self._graphs[size]
@@ -171,3 +176,7 @@ class QwenModel(GgufModel):
         keys[...] = numbers[: keys.size].reshape(keys.shape)
         values[...] = numbers[keys.size :].reshape(values.shape)
         return True
+
+
+def _round_up(count: int, step: int) -> int:
+    return -(-count // step) * step

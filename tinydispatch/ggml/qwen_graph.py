@@ -106,22 +106,26 @@ class QwenGraph:
 
     def set(self, ids: npt.NDArray[np.int32], first: int) -> None:
         """Take ids that come after `first` others; they may be fewer than the graph has room for."""
-        n_given, size = len(ids), self.size
+        n_given, size, group = len(ids), self.size, self._shape.group
         self._ids[:n_given] = ids
         self._ids[n_given:] = 0
-        np.minimum(np.arange(first, first + size.n_ids), first + n_given - 1, out=self._positions)
-        self._write_mask(self._mask, self._positions)
+        self._positions[:] = np.arange(first, first + size.n_ids, dtype=np.int32)
+        # Every id sees what came before all of them, and of these the ones up to itself.
+        self._mask[:, :first] = 0
+        self._mask[:, first:] = -np.inf
+        self._mask[:, first : first + size.n_ids] = self._triangle[:, : size.n_cells - first]
         if 0 < size.n_rows < size.n_ids:
-            self._outputs[:] = np.arange(n_given - size.n_rows, n_given)
+            self._outputs[:] = np.maximum(np.arange(n_given - size.n_rows, n_given, dtype=np.int32), 0)
             self._output_positions[:] = self._outputs + first
-            self._write_mask(self._output_mask, self._output_positions)
+            seen = self._mask.reshape(size.n_ids, group, size.n_cells)
+            self._output_mask.reshape(size.n_rows, group, size.n_cells)[:] = seen[self._outputs]
         for address, stride in self._moved:
             address.move(first * stride)
 
-    @property
-    def logits(self) -> Logits:
-        """What the last run computed, shape (R, vocabulary); the next run overwrites it."""
-        return self._logits
+    def logits(self, n_given: int, n_wanted: int) -> Logits:
+        """A copy of the logits after the last `n_wanted` of the ids that `set` was given: (n_wanted, vocabulary)."""
+        end = n_given if self.size.n_rows == self.size.n_ids else self.size.n_rows
+        return self._logits[end - n_wanted : end].copy()
 
     def close(self) -> None:
         """Free the graph; a second call does nothing."""
@@ -148,16 +152,13 @@ class QwenGraph:
         self._ids, self._positions, self._mask = arrays["ids"], arrays["positions"], arrays["mask"]
         self._outputs, self._output_positions = arrays["outputs"], arrays["output_positions"]
         self._output_mask, self._logits = arrays["output_mask"], arrays["logits"]
+        is_seen = np.tri(size.n_ids, dtype=np.bool_).repeat(group, axis=0)
+        self._triangle = np.where(is_seen, np.float32(0), np.float32(-np.inf))
 
     def _input(self, array: npt.NDArray[Any]) -> int:
         type_id = GGML_TYPE_I32 if array.dtype == np.int32 else GGML_TYPE_F32
         new = self._c.ggml_new_tensor_1d if array.ndim == 1 else self._c.ggml_new_tensor_2d
         return self._pages.place(new(self._context, type_id, *reversed(array.shape)), array)
-
-    def _write_mask(self, mask: npt.NDArray[Any], positions: npt.NDArray[Any]) -> None:
-        group = self._shape.group
-        seen = np.arange(self.size.n_cells) <= np.repeat(positions, group)[:, np.newaxis]
-        mask[:] = np.where(seen, np.float32(0), np.float32(-np.inf))
 
     def _build(self) -> None:
         c, context, shape, size = self._c, self._context, self._shape, self.size
