@@ -30,8 +30,10 @@ _IDS = [int(token) for token in np.random.default_rng(0).integers(20, 400, 600)]
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[LlamaModel, QwenModel]]:
     path = tiny_export().files[request.param].path
     with LlamaModel(path, 700, 1) as theirs, QwenModel(path, 700, 1) as ours:
-        # As with a small vocabulary: rows of logits are rounded up.
+        # As with a small vocabulary: rows of logits are rounded up. And as with a large file: a few rows are multiplied
+        # one by one.
         ours._row_step = 4 if request.param else 1
+        ours._options = replace(ours._options, multiplies_rows=bool(request.param))
         yield theirs, ours
 
 

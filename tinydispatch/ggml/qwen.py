@@ -21,7 +21,7 @@ from tinydispatch.ggml.memory import cache_bytes, require_memory
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.pages import pointer_offset
-from tinydispatch.ggml.qwen_graph import GraphSize, KeyValueCache, QwenGraph
+from tinydispatch.ggml.qwen_graph import GraphOptions, GraphSize, KeyValueCache, QwenGraph
 from tinydispatch.ggml.qwen_shape import QwenShape, read_shape
 from tinydispatch.ggml.runtime import Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
@@ -34,6 +34,8 @@ _ROUNDING = ((4, 1), (16, 2), (48, 4), (128, 16), (_MAX_BATCH, 64))
 # So are the rows of logits, where the vocabulary is a small part of the weights.
 _ROW_STEP, _SMALL_PART = 4, 1 / 8
 _MAX_GRAPHS = 64
+# Weights beyond that are read from memory each time, and not from the processor's cache.
+_CACHED_BYTES = 32 << 20
 
 _SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
 
@@ -72,7 +74,8 @@ class QwenModel(GgufModel):
         n_cells = _round_up(self._n_ctx, _CELL_STEP) + _CELL_STEP
         kept_as = bindings.GGML_TYPE_F16 if is_quantized else bindings.GGML_TYPE_F32
         self._cache = KeyValueCache(self._c, shape, kept_as, n_cells)
-        self._pointer = pointer_offset(self._c)
+        n_bytes = sum(tensor.n_bytes for tensor in self.header.tensors)
+        self._options = GraphOptions(pointer_offset(self._c), n_bytes > _CACHED_BYTES)
         n_weights = sum(math.prod(tensor.shape) for tensor in self.header.tensors)
         self._row_step = _ROW_STEP if shape.n_vocab * shape.width < _SMALL_PART * n_weights else 1
         return vocabulary
@@ -147,7 +150,7 @@ class QwenModel(GgufModel):
             self._graphs.popitem(last=False)[1].close()
         memory = self._c.ggml_gallocr_get_buffer_size(self._allocator, 0)
         graph = QwenGraph(
-            self._c, self._allocator, self._shape, self._weights.handles, self._cache, size, self._pointer
+            self._c, self._allocator, self._shape, self._weights.handles, self._cache, size, self._options
         )
         if self._c.ggml_gallocr_get_buffer_size(self._allocator, 0) != memory:
             self._drop_graphs()  # their memory has moved

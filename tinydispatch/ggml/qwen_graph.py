@@ -23,6 +23,8 @@ from tinydispatch.ggml.runtime import Logits
 
 # Tensors that a layer makes at most, views included, and those outside of layers.
 _LAYER_TENSORS, _OTHER_TENSORS = 56, 32
+# Up to so many ids are multiplied one by one.
+_FEW = 4
 _NEOX = 2  # halves of a head are rotated against each other
 _BYTES = {GGML_TYPE_F32: 4, GGML_TYPE_F16: 2}
 
@@ -62,6 +64,18 @@ class GraphSize:
     n_rows: int
 
 
+@dataclass(frozen=True)
+class GraphOptions:
+    """`pointer` is where a tensor holds its address. `multiplies_rows`: a matrix times a few ids is taken id by id.
+
+    ggml's product of matrices is made for many columns. With two it takes twice as long as with one; by single columns
+    it reads the matrix once, too, and where that is what takes long, it takes as long as with one.
+    """
+
+    pointer: int
+    multiplies_rows: bool
+
+
 class _Rows(NamedTuple):
     """Inputs of queries: where each stands, and which cells it may see (P, G x rows)."""
 
@@ -85,9 +99,10 @@ class QwenGraph:
         weights: dict[str, int],
         cache: KeyValueCache,
         size: GraphSize,
-        pointer: int,
+        options: GraphOptions,
     ) -> None:
         self.size, self._c, self._shape, self._weights, self._cache = size, c, shape, weights, cache
+        self._lengths, self._multiplies_rows = dict(shape.tensors()), options.multiplies_rows
         n_tensors = shape.n_layers * _LAYER_TENSORS + _OTHER_TENSORS
         memory = n_tensors * c.ggml_tensor_overhead() + c.ggml_graph_overhead_custom(n_tensors, False)
         self._context: int | None = c.ggml_init(InitParams(memory, None, True))
@@ -100,8 +115,8 @@ class QwenGraph:
             self.close()
             raise RuntimeError(f"too little memory to compute {size.n_ids} ids at once")
         self._moved = [
-            *((Address(tensor, pointer), shape.head_width * cache.item_bytes) for tensor in self._keys_written),
-            *((Address(tensor, pointer), cache.item_bytes) for tensor in self._values_written),
+            *((Address(tensor, options.pointer), shape.head_width * cache.item_bytes) for tensor in self._keys_written),
+            *((Address(tensor, options.pointer), cache.item_bytes) for tensor in self._values_written),
         ]
 
     def set(self, ids: npt.NDArray[np.int32], first: int) -> None:
@@ -179,9 +194,10 @@ class QwenGraph:
             outputs = self._input(self._outputs)
             x, normed = (c.ggml_get_rows(context, tensor, outputs) for tensor in (x, normed))  # (width, R)
         x = self._norm("output_norm", self._rest(x, normed, layer, rows))
-        head = self._weights.get("output.weight", self._weights["token_embd.weight"])
-        logits = self._pages.place(c.ggml_mul_mat(context, head, x), self._logits)
-        c.ggml_build_forward_expand(self.handle, logits)
+        head = "output" if "output.weight" in self._weights else "token_embd"
+        logits = self._product(head, x, rows.n)
+        # The tensor that is computed may be another's view.
+        c.ggml_build_forward_expand(self.handle, c.ggml_cpy(context, logits, self._input(self._logits)))
 
     def _write_cache(self, normed: int, layer: int, rows: _Rows) -> None:
         c, context, shape, n_cells, prefix = self._c, self._context, self._shape, self._cache.n_cells, f"blk.{layer}."
@@ -190,7 +206,7 @@ class QwenGraph:
         cache = self._cache.key_tensors[layer]
         place = c.ggml_view_3d(context, cache, head, rows.n, n_heads, head * item, n_cells * head * item, 0)
         self._keys_written.append(c.ggml_cpy(context, c.ggml_permute(context, keys, 0, 2, 1, 3), place))
-        values = c.ggml_transpose(context, self._product(prefix + "attn_v", normed))  # (T, K x D)
+        values = c.ggml_transpose(context, self._product(prefix + "attn_v", normed, rows.n))  # (T, K x D)
         cache = self._cache.value_tensors[layer]
         place = c.ggml_view_2d(context, cache, rows.n, n_heads * head, n_cells * item, 0)
         self._values_written.append(c.ggml_cpy(context, values, place))
@@ -201,11 +217,11 @@ class QwenGraph:
     def _rest(self, x: int, normed: int, layer: int, rows: _Rows) -> int:
         """What a layer makes of its rows `x`, whose keys and values are in the cache already."""
         c, context, prefix = self._c, self._context, f"blk.{layer}."
-        attended = self._product(prefix + "attn_output", self._attention(normed, layer, rows))
+        attended = self._product(prefix + "attn_output", self._attention(normed, layer, rows), rows.n)
         x = c.ggml_add(context, attended, x)
         normed = self._norm(prefix + "ffn_norm", x)
-        gate, up = (self._product(prefix + name, normed) for name in ("ffn_gate", "ffn_up"))
-        hidden = self._product(prefix + "ffn_down", c.ggml_swiglu_split(context, gate, up))
+        gate, up = (self._product(prefix + name, normed, rows.n) for name in ("ffn_gate", "ffn_up"))
+        hidden = self._product(prefix + "ffn_down", c.ggml_swiglu_split(context, gate, up), rows.n)
         return int(c.ggml_add(context, hidden, x))
 
     def _attention(self, normed: int, layer: int, rows: _Rows) -> int:
@@ -228,7 +244,7 @@ class QwenGraph:
     def _rotated(self, name: str, normed: int, n_heads: int, rows: _Rows) -> int:
         """Queries or keys, each head normed and turned by its position: (D, heads, rows)."""
         c, shape = self._c, self._shape
-        heads = c.ggml_reshape_3d(self._context, self._product(name, normed), shape.head_width, n_heads, rows.n)
+        heads = c.ggml_reshape_3d(self._context, self._product(name, normed, rows.n), shape.head_width, n_heads, rows.n)
         heads = self._norm(f"{name}_norm", heads)
         plain = (shape.head_width, _NEOX, shape.n_positions, shape.rope_base, 1.0, 0.0, 1.0, 32.0, 1.0)
         return int(c.ggml_rope_ext(self._context, heads, rows.positions, None, *plain))
@@ -237,5 +253,10 @@ class QwenGraph:
         normed = self._c.ggml_rms_norm(self._context, x, self._shape.epsilon)
         return int(self._c.ggml_mul(self._context, normed, self._weights[f"{name}.weight"]))
 
-    def _product(self, name: str, x: int) -> int:
-        return int(self._c.ggml_mul_mat(self._context, self._weights[f"{name}.weight"], x))
+    def _product(self, name: str, x: int, n_rows: int) -> int:
+        c, context, weight = self._c, self._context, self._weights[f"{name}.weight"]
+        if not self._multiplies_rows or not 1 < n_rows <= _FEW:
+            return int(c.ggml_mul_mat(context, weight, x))
+        n_in, n_out = self._lengths["token_embd.weight" if name == "output" else f"{name}.weight"]
+        product = c.ggml_mul_mat(context, weight, c.ggml_reshape_3d(context, x, n_in, 1, n_rows))
+        return int(c.ggml_reshape_2d(context, product, n_out, n_rows))
