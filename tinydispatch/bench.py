@@ -8,10 +8,12 @@ import platform
 import resource
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinydispatch.dispatcher import Dispatch, Dispatcher
 from tinydispatch.engine import PromptTooLongError
@@ -76,7 +78,7 @@ class Memory:
 class Measurement:
     """All that was measured.
 
-    `first_ms` is the first call, which reads the tools' prompt of `prompt_tokens` tokens; nothing was kept on disk.
+    `first_ms` is the first call, which reads the tools' prompt of `prompt_tokens` tokens; nothing was kept of it.
     `prefill_per_s` and `decode_per_s` are tokens a second: of that prompt, and of single ones behind it. The calls that
     follow find the tools' prompt kept. `n_unusable` replies were cut or cannot be called as they stand.
     """
@@ -101,60 +103,81 @@ class Measurement:
     memory: Memory
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What is asked: each sentence `rounds` times.
+
+    `fills_context` evaluates ids up to the context's end at last, so that the peak of memory is that of the longest
+    conversation; which takes as long as reading so much.
+    """
+
+    sentences: Sequence[str] = SENTENCES
+    rounds: int = 3
+    max_new_tokens: int = 96
+    fills_context: bool = False
+
+
 def measure(
-    path: Path,
-    tools: Sequence[Tool],
-    sentences: Sequence[str] = SENTENCES,
-    *,
-    rounds: int = 3,
-    n_ctx: int = 2048,
-    threads: int | None = None,
-    max_new_tokens: int = 96,
+    path: Path, tools: Sequence[Tool], load: Workload | None = None, *, n_ctx: int = 2048, threads: int | None = None
 ) -> Measurement:
-    """Open a model and have it answer each sentence `rounds` times, after one call that does not count.
+    """Open a model and have it answer, after one call that does not count.
+
+    Prompt states are kept in a folder of their own, and go with it.
 
     Raises:
         ValueError: the file cannot be run, or the tools do not fit the context.
     """
-    started = time.perf_counter()
-    with (
-        open_model(path, n_ctx, threads) as runtime,
-        Dispatcher(runtime, tools, _TODAY, max_new_tokens=max_new_tokens) as dispatcher,
-    ):
-        load_ms = 1000 * (time.perf_counter() - started)
-        try:
-            first = dispatcher.dispatch(sentences[0])
-            decode_per_s = _decode_per_s(runtime)
-            found = list(_calls(dispatcher, sentences, rounds))
-        except PromptTooLongError as error:
-            raise ValueError(f"{path}: {error}") from error
-        n_bytes = sum(tensor.n_bytes for tensor in runtime.header.tensors)
-        totals = [dispatch.timings.total_ms for dispatch in found]
-        return Measurement(
-            model=path.name,
-            file_mb=path.stat().st_size / 1e6,
-            machine=Machine(_cpu(), platform.machine(), os.cpu_count() or 1, platform.python_version()),
-            threads=threads or default_threads(n_bytes),
-            context=runtime.n_ctx,
-            load_ms=load_ms,
-            first_ms=first.timings.total_ms,
-            prompt_tokens=first.tokens.prompt,
-            prefill_per_s=1000 * (first.tokens.prompt - first.tokens.cached) / first.timings.prefill_ms,
-            decode_per_s=decode_per_s,
-            n_calls=len(found),
-            n_unusable=sum(not dispatch.is_usable for dispatch in found),
-            median_ms=statistics.median(totals),
-            p95_ms=_percentile(totals, 95),
-            split=_split(found),
-            generated_tokens=statistics.fmean(dispatch.tokens.generated for dispatch in found),
-            forced_tokens=statistics.fmean(dispatch.tokens.forced for dispatch in found),
-            memory=memory(),
-        )
+    load = load or Workload()
+    with tempfile.TemporaryDirectory(prefix="tinydispatch-bench-") as folder:
+        started = time.perf_counter()
+        with open_model(path, n_ctx, threads) as runtime:
+            options: Any = {"max_new_tokens": load.max_new_tokens, "cache": Path(folder)}
+            try:
+                with Dispatcher(runtime, tools, _TODAY, **options) as dispatcher:
+                    load_ms = 1000 * (time.perf_counter() - started)
+                    first = dispatcher.dispatch(load.sentences[0])
+                # Closed, so that nothing is being written to disk while the clock runs.
+                decode_per_s = _decode_per_s(runtime)
+                with Dispatcher(runtime, tools, _TODAY, **options) as dispatcher:
+                    found = [dispatcher.dispatch(text) for _ in range(load.rounds) for text in load.sentences]
+            except PromptTooLongError as error:
+                raise ValueError(f"{path}: {error}") from error
+            if load.fills_context:
+                _fill(runtime)
+            n_bytes = sum(tensor.n_bytes for tensor in runtime.header.tensors)
+            setting = {"threads": threads or default_threads(n_bytes), "context": runtime.n_ctx}
+            return _measurement(path, setting, load_ms, first, decode_per_s, found)
 
 
-def _calls(dispatcher: Dispatcher, sentences: Sequence[str], rounds: int) -> Iterator[Dispatch]:
-    for _ in range(rounds):
-        yield from map(dispatcher.dispatch, sentences)
+def _measurement(
+    path: Path, setting: dict[str, int], load_ms: float, first: Dispatch, decode_per_s: float, found: list[Dispatch]
+) -> Measurement:
+    totals = [dispatch.timings.total_ms for dispatch in found]
+    return Measurement(
+        model=path.name,
+        file_mb=path.stat().st_size / 1e6,
+        machine=Machine(_cpu(), platform.machine(), os.cpu_count() or 1, platform.python_version()),
+        **setting,
+        load_ms=load_ms,
+        first_ms=first.timings.total_ms,
+        prompt_tokens=first.tokens.prompt,
+        prefill_per_s=1000 * (first.tokens.prompt - first.tokens.cached) / first.timings.prefill_ms,
+        decode_per_s=decode_per_s,
+        n_calls=len(found),
+        n_unusable=sum(not dispatch.is_usable for dispatch in found),
+        median_ms=statistics.median(totals),
+        p95_ms=_percentile(totals, 95),
+        split=_split(found),
+        generated_tokens=statistics.fmean(dispatch.tokens.generated for dispatch in found),
+        forced_tokens=statistics.fmean(dispatch.tokens.forced for dispatch in found),
+        memory=memory(),
+    )
+
+
+def _fill(runtime: Runtime) -> None:
+    ids = list(runtime.cached_ids)
+    while room := runtime.n_ctx - len(runtime.cached_ids):
+        runtime.decode(ids[:room])
 
 
 def _decode_per_s(runtime: Runtime) -> float:

@@ -50,8 +50,10 @@ class PrefixCache:
 
     Args:
         owner: identifies the model file, its template and the cache's layout; states of other owners are not looked at.
-        folder: where states are kept between starts; None keeps them in memory only. A folder that cannot be written is
-            reported once and done without.
+        folder: where states are kept, between starts too; None keeps them in memory. What is written is not held in
+            memory besides: the system does that as long as it has room. A folder that cannot be written is reported
+            once and done without.
+        memory_bytes: of states that are in no file.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class PrefixCache:
 
     def find(self, prompt: Sequence[int], n_held: int) -> tuple[tuple[int, ...], bytes] | None:
         """The ids and the state that share most with the prompt's start, if that is more than `n_held` ids."""
+        self._let_go()
         while True:
             shared = {ids: shared_prefix(ids, prompt) for ids in {*self._states, *self._files}}
             best = max(shared, key=lambda ids: (shared[ids], ids in self._states), default=None)
@@ -89,6 +92,7 @@ class PrefixCache:
     def put(self, ids: Sequence[int], state: bytes) -> None:
         """Keep a state; the file is written in the background."""
         key = tuple(ids)
+        self._let_go()
         self._keep_in_memory(key, state)
         if self._folder is not None:
             self._writer = self._writer or ThreadPoolExecutor(1, "prefix-cache")
@@ -116,15 +120,20 @@ class PrefixCache:
         if path is None:  # dropped for a newer one meanwhile
             return None
         try:
-            data = path.read_bytes()
+            with path.open("rb") as stream:
+                stream.seek(_head_bytes(len(ids)))
+                state = stream.read()
             # The time of last use, by which the oldest is dropped.
             os.utime(path)
         except OSError:  # another process has dropped it
             self._files.pop(ids, None)
             return None
-        state = data[_head_bytes(len(ids)) :]
-        self._keep_in_memory(ids, state)
         return state
+
+    def _let_go(self) -> None:
+        """Of what has been written since."""
+        for ids in [ids for ids in self._states if ids in self._files]:
+            del self._states[ids]
 
     def _keep_in_memory(self, ids: tuple[int, ...], state: bytes) -> None:
         self._states[ids] = state
@@ -150,7 +159,8 @@ class PrefixCache:
             descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
             try:
                 with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(_head(ids) + state)
+                    stream.write(_head(ids))
+                    stream.write(state)
                 Path(temporary).replace(path)
             except BaseException:
                 _delete(Path(temporary))

@@ -45,7 +45,8 @@ def test_the_report_has_a_line_for_each_part_of_a_call(tools_file: Path, capsys:
 
 
 def test_only_what_is_kept_of_the_prompt_is_left_out_of_later_calls() -> None:
-    found = bench.measure(taught_export().files[1].path, [WEATHER], [QUESTION, "hi"], rounds=3, threads=1)
+    load = bench.Workload((QUESTION, "hi"), rounds=3)
+    found = bench.measure(taught_export().files[1].path, [WEATHER], load, threads=1)
     # The first call reads the whole prompt, and those that count a few words of it.
     assert found.split.prefill_ms < 1000 * found.prompt_tokens / found.prefill_per_s
     assert "8 calls" not in report(found)
@@ -58,6 +59,20 @@ def test_tokens_a_second_are_measured_as_far_as_the_context_has_room() -> None:
     assert bench._decode_per_s(runtime) > 0
     assert len(runtime.cached_ids) == 10
     assert bench._decode_per_s(runtime) == 0
+
+
+def test_the_context_can_be_filled_to_its_end() -> None:
+    runtime = PlaybackRuntime("ok", n_ctx=100)
+    runtime.decode([1] * 30)
+    bench._fill(runtime)
+    assert len(runtime.cached_ids) == 100
+    filled: list[PlaybackRuntime] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "_fill", filled.append)
+        path = taught_export().files[1].path
+        for fills_context in (False, True):
+            bench.measure(path, [WEATHER], bench.Workload((QUESTION,), 1, 8, fills_context), threads=1)
+    assert len(filled) == 1
 
 
 def test_without_proc_the_peak_comes_from_the_system_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,16 @@ def test_memory_is_bounded_and_holds_the_latest() -> None:
     assert [cache.holds([number]) for number in (1, 2, 3)] == [False, True, True]
 
 
+def test_what_is_on_disk_is_not_held_in_memory_too(tmp_path: Path) -> None:
+    cache = _saved(tmp_path)
+    cache.put([1, 2, 3], b"state")
+    cache.close()
+    assert cache.find([1, 2, 3, 4], 0) == ((1, 2, 3), b"state")
+    assert not cache._states
+    next(tmp_path.glob("*.prefix")).unlink()
+    assert cache.find([1, 2, 3, 4], 0) is None
+
+
 def test_no_half_written_file_is_left_behind(tmp_path: Path) -> None:
     cache = _saved(tmp_path)
     cache.put([1], b"state")

@@ -32,6 +32,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
     parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=96, help="limit of each reply (default: %(default)s)")
+    parser.add_argument(
+        "--fill",
+        action="store_true",
+        help="fill the context last, so that the peak of memory is the longest dialogue's",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
 
@@ -40,15 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     if arguments.rounds < 1:
         raise ValueError(f"--rounds {arguments.rounds}: must be at least 1")
-    found = bench.measure(
-        arguments.model,
-        tools_command.read_source(arguments) or bundled_tools(),
-        arguments.text or bench.SENTENCES,
-        rounds=arguments.rounds,
-        n_ctx=arguments.context,
-        threads=arguments.threads,
-        max_new_tokens=arguments.max_new_tokens,
-    )
+    tools = tools_command.read_source(arguments) or bundled_tools()
+    sentences = tuple(arguments.text or bench.SENTENCES)
+    load = bench.Workload(sentences, arguments.rounds, arguments.max_new_tokens, arguments.fill)
+    found = bench.measure(arguments.model, tools, load, n_ctx=arguments.context, threads=arguments.threads)
     print(json.dumps(_rounded(asdict(found)), indent=2) if arguments.json else report(found))
     return _EXIT_OK
 

@@ -39,8 +39,12 @@ def fingerprint(header: GgufHeader, kind: str) -> bytes:
 def pack_state(model: bytes, ids: Sequence[int], payload: bytes) -> bytes:
     """A state of the model with that fingerprint."""
     head = _HEAD.pack(_MAGIC, _VERSION, model, len(ids), len(payload))
-    body = head + np.asarray(ids, dtype="<i4").tobytes() + payload
-    return body + hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
+    parts = [head, np.asarray(ids, dtype="<i4").tobytes(), payload]
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for part in parts:
+        digest.update(part)
+    # Joined once: a payload may take tens of megabytes.
+    return b"".join([*parts, digest.digest()])
 
 
 def unpack_state(model: bytes, state: bytes) -> tuple[list[int], memoryview]:
