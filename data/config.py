@@ -38,6 +38,14 @@ class SynthSource(_Source):
     count: int = Field(ge=1)
 
 
+class PhrasesSource(_Source):
+    """Generated conversations for one's own tools (`DataConfig.tools`) from a file of phrases; docs/data.md has it."""
+
+    kind: Literal["phrases"]
+    path: Path
+    count: int = Field(ge=1)
+
+
 class _FileSource(_Source):
     """Local files (`path`: one file, or a folder of them) or a data set of the Hugging Face Hub (`hub`: "owner/name").
 
@@ -138,7 +146,8 @@ FileSource = (
     | When2CallSource
     | DispatchLogSource
 )
-SourceConfig = Annotated[SynthSource | FileSource, Field(discriminator="kind")]
+GENERATED = (SynthSource, PhrasesSource)  # made here, a row after the other, and never shortened
+SourceConfig = Annotated[SynthSource | PhrasesSource | FileSource, Field(discriminator="kind")]
 
 
 class AugmentConfig(_Section):
@@ -159,7 +168,7 @@ class DataConfig(_Section):
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     tools: Path | None = Field(
-        default=None, description="JSON file of tools for rows without any; None: the eight bundled"
+        default=None, description="JSON file of tools for rows without any, and for phrases; None: the eight bundled"
     )
     eval_fraction: float = Field(default=0.02, ge=0, lt=1, description="share of dialogues held out from training")
     max_length_tokens: int = Field(default=2048, ge=16, description="a longer conversation is rejected, never cut")

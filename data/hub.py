@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.config import SourceConfig, SynthSource
+from data.config import GENERATED, SourceConfig
 from data.sources.files import DataFileError
 
 
@@ -14,7 +14,7 @@ def fetched(source: SourceConfig) -> SourceConfig:
     Raises:
         DataFileError: the data set, or a file that the source names, cannot be fetched.
     """
-    if isinstance(source, SynthSource) or source.hub is None:
+    if isinstance(source, GENERATED) or source.hub is None:
         return source
     # Imported here: sources of local files need no network library.
     from huggingface_hub import snapshot_download

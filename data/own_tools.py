@@ -18,6 +18,7 @@ import yaml
 from data.synth.domains import Clause
 from data.synth.grammar import PhraseError, Segment, SlotRef, Text, choose, parse, slot_refs
 from data.synth.phrasing import dress
+from data.synth.schemas import UnsayableError, filled_from_schema
 from data.synth.tables import WordLoader, tables
 from data.synth.values import SCALARS, Context, Filled, computed, copied
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall
@@ -26,12 +27,6 @@ _NO_CALL_SHARE, _TWO_CALLS_SHARE = 0.1, 0.15
 _MOST_OFFERED = 8
 # A drawn value may break a pattern or a maximum of the schema; after so many draws it is the schema that cannot be met.
 _TRIES = 50
-_SLOT_OF_FORMAT = {
-    "date": "date", "date-time": "datetime", "local-date-time": "datetime", "time": "time", "email": "email",
-    "iana-time-zone": "timezone", "uri": "url",
-}  # fmt: skip
-# For texts of which the schema says nothing: copied words, many of them seen nowhere else.
-_ANY_TEXT = ("product", "person", "city", "word", "task")
 
 
 class PhraseFileError(ValueError):
@@ -181,29 +176,8 @@ def _filled(spoken: SpokenTool, name: str, context: Context, where: str) -> Fill
     if isinstance(given, dict):
         value, wordings = context.rng.choice(list(given.items()))
         return computed(value, str(context.rng.choice(wordings if isinstance(wordings, list) else [wordings])))
-    schema = spoken.tool.parameters["properties"][name]
-    return _from_schema(schema, name, context, f"{where}: parameter '{name}'")
-
-
-def _from_schema(schema: Mapping[str, Any], name: str, context: Context, where: str) -> Filled:
-    """A value that the schema describes, and how it is said."""
-    rng = context.rng
-    if options := schema.get("enum") or ([schema["const"]] if "const" in schema else []):
-        value = rng.choice(options)
-        return computed(value, str(value).replace("_", " "))
-    kind = schema.get("type")
-    if kind in ("integer", "number"):
-        low, high = schema.get("minimum", 1), schema.get("maximum", 100)
-        number = rng.randint(int(low), int(high)) if kind == "integer" else round(rng.uniform(low, high), 1)
-        return computed(number, str(number))
-    if kind == "string":
-        slot = _SLOT_OF_FORMAT.get(schema.get("format", "")) or (name if name in SCALARS else rng.choice(_ANY_TEXT))
-        return SCALARS[slot](context)
-    if kind == "array" and isinstance(schema.get("items"), Mapping):
-        low = max(1, schema.get("minItems", 1))
-        size = rng.randint(low, max(low, min(3, schema.get("maxItems", 3))))
-        items = [_from_schema(schema["items"], name, context, where) for _ in range(size)]
-        said = [item.form() for item in items]
-        text = said[0] if size == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
-        return Filled([item.value for item in items], {"": text}, is_copied=all(item.is_copied for item in items))
-    raise PhraseFileError(f"{where}: nobody can tell how a value of type {kind!r} is said; give some under 'values'")
+    root = spoken.tool.parameters
+    try:
+        return filled_from_schema(root["properties"][name], name, context, root)
+    except UnsayableError as error:
+        raise PhraseFileError(f"{where}: parameter {error}; give some under 'values'") from error

@@ -12,7 +12,7 @@ import msgspec
 
 from data.augment import Augmenter
 from data.clean import check_conversation, reject
-from data.config import DataConfig, SourceConfig, SynthSource
+from data.config import GENERATED, DataConfig, SourceConfig
 from data.fit import CountTokens, Fitted, fit
 from data.groups import Categories, GroupAssigner
 from data.near_duplicates import answer_key, bands_of, request_text
@@ -119,7 +119,7 @@ class Screen:
         if self._count_tokens is None:
             return Fitted(conversation, 0)
         limit = self._config.max_length_tokens
-        steps = () if isinstance(source, SynthSource) else self._config.fit
+        steps = () if isinstance(source, GENERATED) else self._config.fit
         try:
             fitted = fit(conversation, limit, self._count_tokens, steps)
         except ValueError as error:

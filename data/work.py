@@ -17,7 +17,7 @@ from itertools import count, islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
-from data.config import DataConfig, SynthSource
+from data.config import GENERATED, DataConfig
 from data.fit import CountTokens
 from data.groups import Categories
 from data.progress import Progress
@@ -106,7 +106,7 @@ def _write_missing(job: Job, progress: Progress) -> list[tuple[int, ...]]:
     with _Runner(job, _n_workers(job.config), progress) as runner:
         for index, source in enumerate(job.config.sources):
             shards.append([])
-            if isinstance(source, SynthSource):
+            if isinstance(source, GENERATED):
                 rows = read_source(source, seed=job.seed, default_tools=job.default_tools)
                 while batch := list(islice(rows, _SYNTH_SHARD_ROWS)):
                     shards[-1].append(next(numbers))
@@ -124,7 +124,7 @@ def _n_workers(config: DataConfig) -> int:
     n_bytes = sum(
         file.stat().st_size
         for source in config.sources
-        if not isinstance(source, SynthSource) and source.path is not None
+        if not isinstance(source, GENERATED) and source.path is not None
         for file in ([source.path] if source.path.is_file() else source.path.rglob("*"))
         if file.is_file()
     )
@@ -196,7 +196,7 @@ class _Runner:
 def write_part(job: Job, screen: Screen, task: Task) -> int:
     """Read, check and write one part; returns the number of rows read."""
     source = job.config.sources[task.source_index]
-    assert not isinstance(source, SynthSource)
+    assert not isinstance(source, GENERATED)
     rows = list(read_part(source, task.part, job.default_tools))
     _write(job, task.shard, screen.screen(rows, task.source_index))
     return len(rows)

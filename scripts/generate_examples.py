@@ -1,7 +1,7 @@
 """`python -m scripts.generate_examples --tools my_tools.json --phrases my_phrases.yaml --count 2000 --out mine.jsonl`
 
-Examples for one's own tools, from their JSON schemas and a few phrases, as chat JSONL that a run reads with
-`{kind: openai_jsonl, path: mine.jsonl}`. docs/data.md describes the phrase file.
+Examples for one's own tools, from their JSON schemas and a few phrases, as chat JSONL to look at and to edit; a run
+makes the same by itself from `{kind: phrases, path: my_phrases.yaml}`. docs/data.md describes the phrase file.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 from data.config import (
+    GENERATED,
     DispatchLogSource,
     FileSource,
     HermesSource,
     OpenAIJsonlSource,
+    PhrasesSource,
     ShareGptSource,
     SourceConfig,
     SynthSource,
@@ -48,16 +50,21 @@ class Part:
         return sum(piece.n_bytes for piece in self.pieces)
 
 
-def check_source(source: SourceConfig, key: str) -> None:
+def check_source(source: SourceConfig, key: str, default_tools: Sequence[Tool] | None = None) -> None:
     """Fail in seconds, before any other source is read.
 
     Args:
         key: where the source stands in the configuration ("data.sources.0"), for the message.
+        default_tools: what phrases are for; None leaves their file unread.
 
     Raises:
-        DataFileError: the path does not exist, or a folder holds no data.
+        DataFileError: the path does not exist, a folder holds no data, or a phrase cannot be used.
     """
-    if isinstance(source, SynthSource):
+    if isinstance(source, PhrasesSource):
+        require_exists(source.path, f"{key}.path")
+        if default_tools is not None:
+            next(_read_phrases(source, 0, default_tools))
+    if isinstance(source, GENERATED):
         return
     if source.path is not None:
         require_exists(source.path, f"{key}.path")
@@ -74,6 +81,8 @@ def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool
     """
     if isinstance(source, SynthSource):
         return islice(_read_synth(source.count, seed), source.max_rows)
+    if isinstance(source, PhrasesSource):
+        return islice(_read_phrases(source, seed, default_tools), source.max_rows)
     rows = (row for part in iter_parts(source) for row in read_part(source, part, default_tools))
     return islice(rows, source.max_rows)
 
@@ -161,6 +170,15 @@ def _adapted(
 
 def _not_json(row: RawRow) -> Rejected:
     return Rejected(RejectReason.NOT_JSON, row.error or "", row.row_id, sample_of(row.value))
+
+
+def _read_phrases(source: PhrasesSource, seed: int, default_tools: Sequence[Tool]) -> Iterator[Conversation | Rejected]:
+    from data.own_tools import PhraseFileError, generate, load_phrases
+
+    try:
+        yield from generate(load_phrases(source.path, default_tools), default_tools, source.count, seed)
+    except PhraseFileError as error:
+        raise DataFileError(str(error)) from error
 
 
 def _read_synth(count: int, seed: int) -> Iterator[Conversation | Rejected]:

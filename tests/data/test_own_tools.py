@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import FormatChecker
+from jsonschema.validators import Draft202012Validator
 
-from data.own_tools import PhraseFileError, generate, load_phrases
+from data.config import DataConfig, PhrasesSource
+from data.own_tools import PhraseFileError, SpokenTool, generate, load_phrases
+from data.prepare import prepare
 from data.rejected import Rejected
+from data.sources.files import DataFileError
 from data.sources.openai_chat import conversation_from_openai
+from data.store import read_conversations
 from scripts import generate_examples
 from tinydispatch.bundled import load_tools
 from tinydispatch.tools import Tool, check_calls
@@ -119,17 +125,96 @@ def test_a_bad_phrase_file_is_named_by_tool_and_phrase(
     assert "phrases.yaml" in capsys.readouterr().err
 
 
-def test_each_kind_of_schema_has_values_of_its_own() -> None:
-    kinds: dict[str, dict[str, Any]] = {
-        "number": {"type": "number", "minimum": 2, "maximum": 3}, "const": {"const": "x"}, "query": {"type": "string"},
-        "mail": {"type": "string", "format": "email"}, "zone": {"type": "string", "format": "iana-time-zone"},
-        "days": {"type": "array", "items": {"type": "string", "format": "date"}, "minItems": 2},
-    }  # fmt: skip
-    tool = Tool("t", "", {"type": "object", "properties": kinds, "required": list(kinds)})
-    from data.own_tools import SpokenTool
+KINDS: dict[str, Any] = {
+    "number": {"type": "number", "minimum": 2, "maximum": 3},
+    "above": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.05},
+    "few": {"type": "integer", "exclusiveMaximum": 0},
+    "quarter": {"type": "integer", "multipleOf": 15, "minimum": 10, "maximum": 59},
+    "const": {"const": "x"},
+    "enum": {"enum": [1, "two", None]},
+    "nullable": {"type": ["string", "null"]},
+    "query": {"type": "string"},
+    "short": {"type": "string", "maxLength": 2},
+    "long": {"type": "string", "minLength": 40, "maxLength": 50},
+    "mail": {"type": "string", "format": "email"},
+    "zone": {"type": "string", "format": "iana-time-zone"},
+    "moment": {"type": "string", "format": "date-time"},
+    "key": {"type": "string", "format": "uuid"},
+    "plate": {"type": "string", "pattern": r"^[A-Z]{1,3}-\d{2,4}( [HE])?$"},
+    "version": {"type": "string", "pattern": r"^v?(\d+)\.\d+(?:\.\d+|-rc[1-9])?$"},
+    "hex": {"type": "string", "pattern": r"^#(?:[0-9a-fA-F]{3}){1,2}$"},
+    "twice": {"type": "string", "pattern": r"^(?P<a>[^\W_]+)=(?P=a)$"},
+    "days": {"type": "array", "items": {"type": "string", "format": "date"}, "minItems": 2},
+    "set": {"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True, "minItems": 3},
+    "point": {"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}], "items": False},
+    "address": {"type": "object", "required": ["city", "geo"], "additionalProperties": False, "properties": {
+        "city": {"type": "string"}, "is_home": {"type": "boolean"},
+        "geo": {"type": "object", "required": ["lat"], "properties": {"lat": {"type": "number", "maximum": 90}}}}},
+    "either": {"anyOf": [{"type": "null"}, {"type": "integer", "minimum": 5}]},
+    "both": {"allOf": [{"type": "integer", "minimum": 5}, {"maximum": 6}]},
+    "named": {"$ref": "#/$defs/size"},
+    "rows": {"type": "array", "items": {"$ref": "#/$defs/row"}},
+}  # fmt: skip
+DEFS = {
+    "size": {"type": "string", "enum": ["small", "large"]},
+    "row": {"type": "object", "required": ["size"], "properties": {"size": {"$ref": "#/$defs/size"}}},
+}
 
-    spoken = SpokenTool(tool, (" ".join(f"{{{name}}}" for name in kinds),), {})
-    for row in generate([spoken], [tool], 20, seed=0):
-        assert row.calls
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_schema_has_values_of_its_own(name: str) -> None:
+    schema = {"type": "object", "properties": {name: KINDS[name]}, "required": [name], "$defs": DEFS}
+    tool = Tool("t", "", schema)
+    strict = Draft202012Validator(schema, format_checker=FormatChecker())
+    values = []
+    for row in generate([SpokenTool(tool, (f"do {{{name}}}",), {})], [tool], 30, seed=0):
         assert tool.violations(row.calls[0].arguments) == []
-        assert len(row.calls[0].arguments["days"]) >= 2
+        assert list(strict.iter_errors(row.calls[0].arguments)) == []
+        values.append(json.dumps(row.calls[0].arguments))
+    assert len(set(values)) > (0 if name == "const" else 1)
+
+
+def test_the_parts_of_a_nested_value_are_said_by_their_names() -> None:
+    schema = {"type": "object", "properties": {"address": KINDS["address"]}, "required": ["address"]}
+    tool = Tool("t", "", schema)
+    for row in generate([SpokenTool(tool, ("ship to {address}",), {})], [tool], 40, seed=5):
+        said = row.messages[0].content.lower()
+        for call in row.calls:
+            address = call.arguments["address"]
+            assert f"city {address['city'].lower()}" in said
+            assert f"geo lat {address['geo']['lat']}" in said
+            assert ("is home" in said) or "is_home" not in address
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "string", "pattern": "^(?!a)a$"}, r"parameter 'x': no text was found that matches the pattern"),
+        ({"$ref": "#/$defs/none"}, r"'x': the reference '#/\$defs/none' leads nowhere"),
+        ({"$ref": "#/properties/x"}, r"'x': nested deeper than 8"),
+        ({"type": "object"}, r"'x': nobody can tell how a value of type 'object' is said"),
+        ({}, r"'x': nobody can tell how a value of type None is said"),
+        ({"type": "integer", "not": {"type": "integer"}}, "no value was found that its schema allows"),
+    ],
+)
+def test_a_schema_whose_values_nobody_can_say_is_named(schema: dict[str, Any], message: str) -> None:
+    tool = Tool("t", "", {"type": "object", "properties": {"x": schema}})
+    with pytest.raises(PhraseFileError, match=message):
+        next(generate([SpokenTool(tool, ("do {x}",), {})], [tool], 1, seed=0))
+
+
+def test_phrases_are_a_source_of_a_run_for_the_runs_own_tools(files: tuple[Path, Path], tmp_path: Path) -> None:
+    source = PhrasesSource(kind="phrases", path=files[1], count=60)
+    config = DataConfig(sources=(source,), tools=files[0], eval_fraction=0.1)
+    done = prepare(config, seed=4, out_dir=tmp_path / "run", case_texts=[], count_tokens=None)
+    assert done.card.read == 60
+    assert done.card.sources[0].kind == "phrases"
+    assert done.card.sources[0].revision.startswith("sha256 ")
+    assert done.card.rejected.keys() <= {"duplicate", "near_duplicate"}
+    assert {call.name for row in read_conversations(done.train_path) for call in row.calls} == {
+        "set_light",
+        "book_table",
+    }
+    files[1].write_text("set_light: {phrases: ['light {room}']}")
+    with pytest.raises(DataFileError, match=r"does not say \['state'\]"):
+        prepare(config, seed=4, out_dir=tmp_path / "other", case_texts=[], count_tokens=None)
