@@ -61,7 +61,14 @@ def tools_text(tools: tuple[Tool, ...]) -> str:
     return f"[{','.join(map(_tool_text, tools))}]"
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _to_json(value: Any) -> str:
+    try:
+        return _encoder.encode(value)
+    except (ValueError, TypeError) as error:
+        raise StoreError(str(error)) from error
 
 
 def _tool_to_text(tool: Tool) -> str:

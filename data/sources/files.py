@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from data.sources.cutter import BLOCK_BYTES, CutError, Span, cut_rows
+from tinydispatch.formats import json_decoder
 
 # About 500 ToolBench rows: a second's work, so that little is lost by a kill and processes end together.
 PIECE_BYTES = 1 << 22
@@ -124,7 +125,7 @@ def _parsed(row_id: str, data: bytes) -> RawRow:
         pass
     # The fast parser refuses some of what Python's reads (half a surrogate pair), and says less about the rest.
     try:
-        return RawRow(row_id, json.loads(data.decode("utf-8")))
+        return RawRow(row_id, json_decoder().decode(data.decode("utf-8")))
     except (ValueError, RecursionError) as error:
         return RawRow(row_id, data.decode("utf-8", "replace"), str(error))
 
@@ -178,10 +179,18 @@ def _read_row_group(piece: Piece) -> Iterator[RawRow]:
         index = piece.first
         for batch in parquet.ParquetFile(piece.path).iter_batches(batch_size=256, row_groups=[piece.start]):
             for value in batch.to_pylist():
-                yield RawRow(f"{piece.label}[{index}]", value)
+                yield _as_json(f"{piece.label}[{index}]", value)
                 index += 1
     except (OSError, pyarrow.ArrowException) as error:
         raise DataFileError(f"{piece.path}: cannot be read as Parquet: {error}") from error
+
+
+def _as_json(row_id: str, value: Any) -> RawRow:
+    """Times and decimal numbers become text; a row with a number that JSON lacks comes back with its `error`."""
+    try:
+        return RawRow(row_id, json.loads(json.dumps(value, default=str, allow_nan=False)))
+    except (ValueError, TypeError, RecursionError) as error:
+        return RawRow(row_id, value, str(error))
 
 
 def content_hash(path: Path) -> str:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,20 @@ def test_numbers_of_any_size_and_half_characters_are_read_as_they_stand(tmp_path
     text = '[{"big": 100000000000000000000001, "float": 1.0, "half": "\\ud83d"}]'
     row = values(write(tmp_path / "rows.json", text))[0]
     assert repr(row) == repr({"big": 100000000000000000000001, "float": 1.0, "half": "\ud83d"})
+
+
+def test_numbers_that_json_lacks_make_a_row_with_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", '{"a": NaN}\n{"a": [-Infinity]}\n{"a": 1}\n')
+    assert [row.error is None for row in iter_rows(path)] == [False, False, True]
+    columns = [{"a": float("nan")}, {"a": 1.5}]
+    parquet.write_table(pyarrow.Table.from_pylist(columns), tmp_path / "rows.parquet")
+    assert [row.error is None for row in iter_rows(tmp_path / "rows.parquet")] == [False, True]
+
+
+def test_times_of_parquet_columns_become_text(tmp_path: Path) -> None:
+    rows = [{"at": dt.datetime(2026, 3, 19, 9, 30), "price": Decimal("1.10")}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert values(tmp_path / "rows.parquet") == [{"at": "2026-03-19 09:30:00", "price": "1.10"}]
 
 
 def test_one_object_and_objects_in_a_row_are_rows_too(tmp_path: Path) -> None:

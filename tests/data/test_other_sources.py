@@ -74,26 +74,6 @@ def test_xlam_rows_become_a_request_with_parallel_calls_and_json_schemas() -> No
     assert schema["properties"]["where"] == {}
 
 
-def test_xlam_defaults_are_text_whatever_the_type_and_make_a_parameter_optional() -> None:
-    tools = [
-        {"name": "products", "description": "A list", "parameters": {
-            "skip": {"description": "how many", "type": "int", "default": ""},
-            "limit": {"description": "how many", "type": "int, optional", "default": "10"},
-            "is_id": {"description": "the 'id'", "type": "int"}}},
-        {"name": "reviews", "description": "", "parameters": {"points": {"type": "List[Tuple[float, float]]"},
-                                                             "f": {"type": "Callable[[float], float]"}}},
-    ]  # fmt: skip
-    answers = [{"name": "products", "arguments": {"is_id": 8899}}] * 2
-    row = {"id": 57546, "query": "Both?", "tools": json.dumps(tools), "answers": json.dumps(answers)}
-    conversation = kept(conversation_from_xlam(row, "r"))
-    assert conversation.category == "parallel_calls"
-    assert conversation.tools[0].parameters["required"] == ["is_id"]
-    assert conversation.tools[1].parameters["properties"] == {
-        "points": {"type": "array", "items": {"type": "array"}},
-        "f": {},
-    }
-
-
 HERMES = {
     "conversations": [
         {"from": "system", "value": f"You may call <tools>{json.dumps(WRAPPED)}</tools>"},
@@ -115,18 +95,6 @@ def test_hermes_rows_lose_their_instructions_and_keep_calls_and_results(tools: A
         Message(Role.ASSISTANT, "1.1 euros."),
     )
     assert conversation.metadata["repairs"] == [Repair.THOUGHT_DROPPED]
-
-
-def test_hermes_tools_stand_behind_the_instructions_that_name_their_tags() -> None:
-    system = f"Signatures are within <tools> </tools> XML tags. <tools> {[WRAPPED]!r} </tools> Call in <tool_call>."
-    calls = " ".join(
-        f"<tool_call> {{'arguments': {{'base': '{code}'}}, 'name': 'get_rate'}} </tool_call>" for code in "ab"
-    )
-    turns = [{"from": "system", "value": system}, {"from": "human", "value": "a, b?"}, {"from": "gpt", "value": calls}]
-    for tools in (None, "", []):
-        assert len(kept(conversation_from_hermes({"conversations": turns, "tools": tools}, "r")).calls) == 2
-    others = [{"role": turn["from"].replace("gpt", "model"), "content": turn["value"]} for turn in turns]
-    assert len(kept(conversation_from_hermes({"conversations": others}, "r")).calls) == 2
 
 
 def test_sharegpt_rows_have_calls_and_observations_as_turns() -> None:
@@ -168,32 +136,6 @@ def test_when2call_rows_show_calls_and_refusals() -> None:
         assert kept(conversation_from_when2call(row, "r")).category == category
         preference = {"tools": [json.dumps(TOOL)], "messages": [ask], "chosen_response": reply, "rejected_response": {}}
         assert kept(conversation_from_when2call(preference, "r")).category == category
-
-
-def test_a_call_tag_that_the_text_ends_in_holds_whole_calls_or_none() -> None:
-    row = {"tools": [TOOL], "messages": [{"role": "user", "content": "What is a dollar worth?"}]}
-    reply = {"role": "assistant", "content": f"<TOOLCALL>[{json.dumps(CALL)}]"}
-    conversation = kept(conversation_from_when2call({**row, "chosen_response": reply}, "r"))
-    assert conversation.calls == (ToolCall("get_rate", {"base": "USD"}),)
-    assert conversation.metadata["repairs"] == [Repair.CALL_TAG_LEFT_OPEN]
-    cut = {**reply, "content": reply["content"][:-1]}
-    rejected = conversation_from_when2call({**row, "chosen_response": cut}, "r")
-    assert isinstance(rejected, Rejected)
-    assert rejected.reason is RejectReason.MALFORMED_CALL
-
-
-def test_glaive_arguments_hold_apostrophes_and_a_row_may_have_no_functions() -> None:
-    for name in ("O'Brien", "O\\'Brien"):
-        chat = (
-            "USER: books?\n\n\nASSISTANT: <functioncall> "
-            f'{{"name": "get_rate", "arguments": \'{{"base": "{name}", "x": ""}}\'}} <|endoftext|>\n\n\n'
-        )
-        row = {"system": f"SYSTEM: Use them if required -\n{json.dumps(TOOL, indent=4)}\n\n", "chat": chat}
-        found = conversation_from_sharegpt(row, "r")
-        assert isinstance(found, Conversation)
-        assert found.calls[0].arguments == {"base": "O'Brien", "x": ""}
-    row = {"system": "SYSTEM: no access to external functions.", "chat": "USER: hi\n\n\nASSISTANT: Hi! <|endoftext|>"}
-    assert kept(conversation_from_sharegpt(row, "r")).tools == ()
 
 
 PYTHON_TYPED = {

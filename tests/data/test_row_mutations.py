@@ -179,6 +179,19 @@ def len_of_line(conversation: Any) -> int:
     return sum(len(message.content) for message in conversation.messages)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"x", {("a",): 1}, "\ud83d"])
+@pytest.mark.parametrize("place", ["arguments", "schema", "metadata"])
+def test_a_value_that_cannot_be_stored_is_rejected_wherever_it_stands(place: str, value: Any) -> None:
+    properties = {"a": {"default": value} if place == "schema" else {}}
+    call = {"name": "f", "arguments": {"a": value if place == "arguments" else 1}}
+    row = {
+        "messages": [ASK, {"role": "assistant", "tool_calls": [{"function": call}]}],
+        "tools": [{"name": "f", "parameters": {"type": "object", "properties": properties}}],
+        "metadata": {"a": value if place == "metadata" else 1},
+    }
+    assert outcome(OpenAIJsonlSource(kind="openai_jsonl", path=PATH), row) == [RejectReason.UNSTORABLE]
+
+
 PLANTED = {
     "unknown_tool": {"name": "g", "arguments": {}},
     "schema_violation: missing": {"name": "f", "arguments": {}},
