@@ -161,6 +161,10 @@ class Dispatcher:
             is_confident=confidence >= self.calibration.threshold,
         )
 
+    def forget_replies(self) -> None:
+        """Guess from earlier replies no more; only the time of the next ones changes."""
+        self._engine.forget_replies()
+
     def close(self) -> None:
         """Finish writing kept states, and free the model if the dispatcher opened it; a second call does nothing."""
         if hasattr(self, "_engine"):

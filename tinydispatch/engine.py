@@ -129,7 +129,9 @@ class Engine:
         A first call then finds what a later one would. Without a kept state nothing is evaluated.
         """
         self._constraint(tools, ToolChoice.AUTO, is_parallel=True).mask()
-        return self._load_prefix(self._opening(messages, tools)[:-1], len(self.runtime.cached_ids))
+        n_held = self._load_prefix(self._opening(messages, tools)[:-1], len(self.runtime.cached_ids))
+        self.runtime.prepare()
+        return n_held
 
     def complete(
         self,

@@ -69,6 +69,21 @@ def test_a_prompt_of_several_batches_gives_llama_cpps_logits(pair: tuple[LlamaMo
     _assert_same(theirs, ours, _IDS[:100], 0)
 
 
+def test_graphs_that_are_built_before_they_are_needed_give_the_same_logits() -> None:
+    path = tiny_export().files[0].path
+    with QwenModel(path, 300, 1) as ready, LlamaModel(path, 300, 1) as theirs:
+        for model in (ready, theirs):
+            model.decode(_IDS[:100])
+        ready.prepare()
+        n_built = len(ready._graphs)
+        for n_ids, n_rows in ((33, 1), (9, 2), (2, 2), (5, 1), (9, 2), (1, 1)):
+            for model in (ready, theirs):
+                model.truncate(100)
+            _assert_same(theirs, ready, _IDS[100 : 100 + n_ids], n_ids - n_rows)
+        # The second time that a size is asked for it gets a graph of its own.
+        assert n_built < len(ready._graphs) <= n_built + 3
+
+
 def test_more_sizes_than_are_kept_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qwen, "_MAX_GRAPHS", 3)
     path = tiny_export().files[1].path

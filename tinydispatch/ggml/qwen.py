@@ -33,7 +33,14 @@ _CELL_STEP = 64
 _ROUNDING = ((4, 1), (16, 2), (48, 4), (128, 16), (_MAX_BATCH, 64))
 # So are the rows of logits, where the vocabulary is a small part of the weights.
 _ROW_STEP, _SMALL_PART = 4, 1 / 8
-_MAX_GRAPHS = 64
+_MAX_GRAPHS = 96
+# What a call asks for, ids and rows of logits, on a small model: there a graph takes longer to build than to compute.
+_USUAL = (
+    *((n_ids, 1) for n_ids in (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48)),
+    *((n_ids, 4) for n_ids in (4, 6, 8, 12, 16, 20)),
+    *((n_ids, 8) for n_ids in (8, 12, 16, 20, 24)),
+)
+_MOST_WASTED = 1.4
 # Weights beyond that are read from memory each time, and not from the processor's cache.
 _CACHED_BYTES = 32 << 20
 
@@ -60,6 +67,7 @@ class QwenModel(GgufModel):
             raise GgufError(self.path, "not a plain Qwen3 file; llama.cpp's own graph has to compute it")
         self._shape = shape
         self._graphs: OrderedDict[GraphSize, QwenGraph] = OrderedDict()
+        self._missed: set[GraphSize] = set()
         vocabulary = self._open_vocabulary()
         if vocabulary.n_vocab != shape.n_vocab:
             problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {shape.n_vocab}"
@@ -71,9 +79,9 @@ class QwenModel(GgufModel):
         self._backend = self._cpu_backend(threads)
         self._allocator = self._c.ggml_gallocr_new(self._c.ggml_backend_get_default_buffer_type(self._backend))
         # A batch is rounded up by less than a step, and what it writes there is overwritten later.
-        n_cells = _round_up(self._n_ctx, _CELL_STEP) + _CELL_STEP
+        self._n_cells = _round_up(self._n_ctx, _CELL_STEP) + _CELL_STEP
         kept_as = bindings.GGML_TYPE_F16 if is_quantized else bindings.GGML_TYPE_F32
-        self._cache = KeyValueCache(self._c, shape, kept_as, n_cells)
+        self._cache = KeyValueCache(self._c, shape, kept_as, self._n_cells)
         n_bytes = sum(tensor.n_bytes for tensor in self.header.tensors)
         self._options = GraphOptions(pointer_offset(self._c), n_bytes > _CACHED_BYTES)
         n_weights = sum(math.prod(tensor.shape) for tensor in self.header.tensors)
@@ -137,10 +145,36 @@ class QwenModel(GgufModel):
         n_computed = _round_up(n_ids, step)
         n_outputs = n_rows if n_rows < 2 else min(_round_up(n_rows, self._row_step), n_computed)
         size = GraphSize(n_computed, _round_up(n_positions, _CELL_STEP), n_outputs)
-        if size in self._graphs:
-            self._graphs.move_to_end(size)
-            return self._graphs[size]
-        return self._build(size)
+        found = size if size in self._graphs else self._near(size)
+        if found is None:
+            return self._build(size)
+        self._graphs.move_to_end(found)
+        return self._graphs[found]
+
+    def _near(self, size: GraphSize) -> GraphSize | None:
+        """A somewhat larger graph, the first time that a size is asked for; the second time it gets its own."""
+        if self._options.multiplies_rows or size in self._missed:
+            return None
+        self._missed.add(size)
+        fitting = (
+            graph
+            for graph in self._graphs
+            if size.n_ids <= graph.n_ids <= _MOST_WASTED * size.n_ids
+            and size.n_rows <= graph.n_rows <= size.n_rows + _ROW_STEP
+            and size.n_cells <= graph.n_cells <= size.n_cells + _CELL_STEP
+        )
+        return min(fitting, key=lambda graph: (graph.n_ids, graph.n_rows, graph.n_cells), default=None)
+
+    def prepare(self) -> None:
+        """Build the graphs that a call needs on top of what is cached."""
+        if self._options.multiplies_rows:
+            return
+        first = len(self._cached_ids)
+        for n_cells in {_round_up(first + n_new, _CELL_STEP) for n_new in (_CELL_STEP // 2, 3 * _CELL_STEP // 2)}:
+            for n_ids, n_rows in _USUAL:
+                size = GraphSize(n_ids, min(n_cells, self._n_cells), n_rows)
+                if size not in self._graphs:
+                    self._build(size)
 
     def _build(self, size: GraphSize) -> QwenGraph:
         assert self._allocator is not None
