@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; 0: done, 2: bad input."""
     arguments = _parser().parse_args(argv)
     try:
-        questions = _questions(load_suite(arguments.suite), arguments.limit, own_dates=arguments.own_dates)
+        questions = single_replies(load_suite(arguments.suite), arguments.limit, own_dates=arguments.own_dates)
         setting = (arguments.model, arguments.n_ctx, arguments.threads)
         ways = {name: way for name, way in _VARIANTS.items() if name == _ENGINE or not arguments.engine_only}
         with ExitStack() as stack:
@@ -130,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _questions(suite: Suite, limit: int | None, *, own_dates: bool) -> list[Question]:
+def single_replies(suite: Suite, limit: int | None, *, own_dates: bool) -> list[Question]:
+    """A suite's first cases that one reply answers, each on its own day or all on one."""
     cases = [case for case in suite.cases if not case.episode][:limit]
     if not cases:
         raise ValueError(f"suite {suite.name} has no cases of one reply")

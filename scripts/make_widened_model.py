@@ -19,9 +19,13 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from eval.cases import load_suite
 from export.quantize import quantize_rows
+from scripts.bench_dispatch import single_replies
+from tinydispatch.engine import Engine
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.header import read_header
+from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.qwen_shape import QwenShape, read_shape
 
 Array = npt.NDArray[np.float32]
@@ -53,13 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", type=Path, help="a small Qwen3 file in Q8_0")
     parser.add_argument("out", type=Path, help="the file to write")
+    parser.add_argument("--check", type=int, default=0, metavar="N", help="answer N cases of suite core with both")
     arguments = parser.parse_args(argv)
     try:
         widen(arguments.model, arguments.out, Target())
+        n_same = n_same_replies(arguments.model, arguments.out, arguments.check)
     except ValueError as error:
         print(f"make_widened_model: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.0f} MB, with the answers of {arguments.model}")
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.0f} MB")
+    print(f"{n_same} of {arguments.check} replies to suite core are those of {arguments.model}")
     return 0
 
 
@@ -88,6 +95,17 @@ def widen(path: Path, out: Path, target: Target) -> None:
     writer.write_tensors_to_file(progress=False)
     writer.close()
     partial.replace(out)
+
+
+def n_same_replies(small: Path, large: Path, n_cases: int) -> int:
+    """How many of a suite's first cases both files answer with the very same text."""
+    questions = single_replies(load_suite("core"), n_cases, own_dates=False) if n_cases else []
+    replies = []
+    for path in (small, large) if questions else ():
+        with open_model(path) as runtime:
+            engine = Engine(runtime)
+            replies.append([engine.complete(question.messages, question.tools, 256).text for question in questions])
+    return sum(one == other for one, other in zip(*replies, strict=True)) if replies else 0
 
 
 def _fits(shape: QwenShape, target: Target) -> bool:
