@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from scripts.make_widened_model import Target, widen
 from tests.fixtures_gguf import scratch, tiny_export
 from tests.fixtures_opt import post_norm_export
-from tinydispatch.ggml import qwen
+from tinydispatch.ggml import bindings, qwen
+from tinydispatch.ggml import open as opening
 from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml.library import load_library
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.opt import OptModel
 from tinydispatch.ggml.qwen import QwenModel
 from tinydispatch.ggml.qwen_shape import read_shape
+from tinydispatch.ggml.repack import is_repacked
 
 _IDS = [int(token) for token in np.random.default_rng(0).integers(20, 400, 600)]
 
@@ -101,13 +104,29 @@ def test_the_last_position_of_the_context_can_be_filled() -> None:
             model.decode([5])
 
 
-def test_who_computes_a_file() -> None:
+def test_who_computes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny_export().files[1].path
     for keeps_graphs, expected in ((True, QwenModel), (False, LlamaModel)):
         with open_model(path, 64, keeps_graphs=keeps_graphs) as model:
             assert type(model) is expected
     with open_model(post_norm_export().files[1].path, 64, keeps_graphs=False) as model:
         assert type(model) is OptModel
+    monkeypatch.setattr(opening, "SHORT_CONTEXT", 63)
+    with open_model(path, 64) as model:
+        assert type(model) is LlamaModel
+    monkeypatch.setattr(opening, "SHORT_CONTEXT", 64)
+    monkeypatch.setattr(opening, "is_repacked", lambda *_: True)
+    with open_model(path, 64) as model:
+        assert type(model) is LlamaModel
+
+
+def test_what_ggml_lays_out_anew_depends_on_the_type() -> None:
+    c = load_library().c
+    backend = c.ggml_backend_init_by_type(bindings.GGML_BACKEND_DEVICE_TYPE_CPU, None)
+    try:
+        assert not any(is_repacked(c, backend, kind) for kind in (bindings.GGML_TYPE_F32, bindings.GGML_TYPE_F16))
+    finally:
+        c.ggml_backend_free(backend)
 
 
 def test_a_file_with_more_in_it_than_the_graph_computes_is_left_to_llama_cpp() -> None:

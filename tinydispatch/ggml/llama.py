@@ -21,7 +21,7 @@ _SEQUENCE = 0
 # On a CPU, llama.cpp's flash attention is faster for a long prompt, which is computed once and kept, and slower for the
 # few ids at a time that calls consist of. Without it the scores of a batch are kept whole: 4 bytes a position and head.
 _NO_FLASH, _LLAMA_CPPS_CHOICE = 0, -1
-_SHORT_CONTEXT = 4096
+SHORT_CONTEXT = 4096
 _UNQUANTIZED = frozenset({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16})
 
 
@@ -59,7 +59,7 @@ class LlamaModel(GgufModel):
         context = self._c.llama_context_default_params()
         context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, min(n_ctx, _MAX_BATCH), min(n_ctx, _MAX_BATCH)
         context.n_threads = context.n_threads_batch = threads
-        short = _NO_FLASH if n_ctx <= _SHORT_CONTEXT else _LLAMA_CPPS_CHOICE
+        short = _NO_FLASH if n_ctx <= SHORT_CONTEXT else _LLAMA_CPPS_CHOICE
         self._flash = short if self.flash_attention is None else self.flash_attention
         context.flash_attn_type = self._flash
         context.type_k = context.type_v = self._kept_as

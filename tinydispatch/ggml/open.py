@@ -8,7 +8,7 @@ from tinydispatch.ggml import opt_shape, qwen_shape
 from tinydispatch.ggml.bindings import GGML_BACKEND_DEVICE_TYPE_CPU
 from tinydispatch.ggml.header import GgufHeader, read_header
 from tinydispatch.ggml.library import load_library
-from tinydispatch.ggml.llama import LlamaModel
+from tinydispatch.ggml.llama import SHORT_CONTEXT, LlamaModel
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.opt import OptModel
 from tinydispatch.ggml.qwen import QwenModel
@@ -28,13 +28,15 @@ def open_model(path: Path, n_ctx: int = 2048, threads: int | None = None, *, kee
         LlamaLibraryError: there is no usable llama.cpp.
     """
     header = read_header(Path(path))
-    return _graph(header, keeps_graphs=keeps_graphs)(path, n_ctx, threads, header=header)
+    return _graph(header, n_ctx, keeps_graphs=keeps_graphs)(path, n_ctx, threads, header=header)
 
 
-def _graph(header: GgufHeader, *, keeps_graphs: bool) -> type[GgufModel]:
+def _graph(header: GgufHeader, n_ctx: int, *, keeps_graphs: bool) -> type[GgufModel]:
     if header.architecture == opt_shape.ARCHITECTURE:
         return OptModel
-    if not keeps_graphs or qwen_shape.read_shape(header) is None:
+    shape = qwen_shape.read_shape(header) if keeps_graphs else None
+    # Beyond a short context llama.cpp has flash attention, which does not keep all scores of a batch.
+    if shape is None or min(n_ctx, shape.n_positions) > SHORT_CONTEXT:
         return LlamaModel
     c = load_library().c
     backend = c.ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, None)
