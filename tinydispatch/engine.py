@@ -109,6 +109,7 @@ class Engine:
         self._recalls: OrderedDict[tuple[str, ToolChoice, bool], Recall] = OrderedDict()
         self._tools: tuple[Sequence[Tool], str] = ((), "[]")
         self._encoder = PromptEncoder(runtime)
+        self._tails: dict[bytes, list[int]] = {}
         self._texts = token_texts(runtime)
         if self.options.is_constrained:
             self._table = token_table(runtime, self._texts)
@@ -213,7 +214,8 @@ class Engine:
                 self._grammars.popitem(last=False)
         self._grammars.move_to_end(key)
         # The copy shares what the lexer has learned with the one that is kept.
-        return GrammarConstraint(self._grammars[key].deep_copy(), self.runtime, can_force=self._can_force)
+        matcher = self._grammars[key].deep_copy()
+        return GrammarConstraint(matcher, self.runtime, can_force=self._can_force, tails=self._tails)
 
     def _tools_key(self, tools: Sequence[Tool]) -> str:
         if self._tools[0] is not tools:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tinydispatch.ggml.runtime import Logits, Runtime
 
 Mask = npt.NDArray[np.bool_]
+_MAX_TAILS = 1024
 
 
 class Constraint(Protocol):
@@ -74,10 +75,17 @@ class Free:
 
 
 class GrammarConstraint:
-    """One reply under a compiled grammar. `seconds` is the time spent in the grammar so far."""
+    """One reply under a compiled grammar. `seconds` is the time spent in the grammar so far.
 
-    def __init__(self, matcher: llguidance.LLMatcher, runtime: Runtime, *, can_force: bool) -> None:
+    Args:
+        tails: ids of ends of forced text, which replies with the same tools share.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, runtime: Runtime, *, can_force: bool, tails: dict[bytes, list[int]]
+    ) -> None:
         self._matcher, self._runtime, self._can_force = matcher, runtime, can_force
+        self._tails = tails
         self.seconds = 0.0
 
     @property
@@ -111,10 +119,15 @@ class GrammarConstraint:
     def _tail(self) -> list[int]:
         # After `take_forced` what is left of the forced text is its end: ` "` may still become ` "(`.
         tail = self._matcher.compute_ff_bytes() if self._can_force else b""
-        try:
-            return self._runtime.tokenize(tail.decode(), parse_special=True) if tail else []
-        except UnicodeDecodeError:
-            return []
+        if tail not in self._tails:
+            try:
+                ids = self._runtime.tokenize(tail.decode(), parse_special=True) if tail else []
+            except UnicodeDecodeError:
+                ids = []
+            if len(self._tails) > _MAX_TAILS:
+                self._tails.clear()
+            self._tails[tail] = ids
+        return self._tails[tail]
 
     def _allowed(self, ids: Sequence[int]) -> list[int]:
         return list(ids[: self._matcher.validate_tokens(list(ids))]) if ids else []
