@@ -31,9 +31,11 @@ _MAX_BATCH = 512
 # Attention sees the cache in steps of this many positions, and a batch is rounded up to one of a few sizes.
 _CELL_STEP = 64
 _ROUNDING = ((4, 1), (16, 2), (48, 4), (128, 16), (_MAX_BATCH, 64))
+# On a large model an id more takes longer than a graph.
+_LARGE_ROUNDING = ((64, 1), (_MAX_BATCH, 8))
 # So are the rows of logits, where the vocabulary is a small part of the weights.
 _ROW_STEP, _SMALL_PART = 4, 1 / 8
-_MAX_GRAPHS = 96
+_MAX_GRAPHS, _MAX_LARGE_GRAPHS = 96, 32
 # What a call asks for, ids and rows of logits, on a small model: there a graph takes longer to build than to compute.
 _USUAL = (
     *((n_ids, 1) for n_ids in (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48)),
@@ -141,7 +143,8 @@ class QwenModel(GgufModel):
 
     def _graph(self, n_ids: int, n_positions: int, n_rows: int) -> QwenGraph:
         """The graph for at least so many ids up to that position, and at least so many rows of logits."""
-        step = next(step for most, step in _ROUNDING if n_ids <= most)
+        rounding = _LARGE_ROUNDING if self._options.multiplies_rows else _ROUNDING
+        step = next(step for most, step in rounding if n_ids <= most)
         n_computed = _round_up(n_ids, step)
         n_outputs = n_rows if n_rows < 2 else min(_round_up(n_rows, self._row_step), n_computed)
         size = GraphSize(n_computed, _round_up(n_positions, _CELL_STEP), n_outputs)
@@ -180,7 +183,7 @@ class QwenModel(GgufModel):
         assert self._allocator is not None
         assert self._cache is not None
         assert self._weights is not None
-        while len(self._graphs) >= _MAX_GRAPHS:
+        while len(self._graphs) >= (_MAX_LARGE_GRAPHS if self._options.multiplies_rows else _MAX_GRAPHS):
             self._graphs.popitem(last=False)[1].close()
         memory = self._c.ggml_gallocr_get_buffer_size(self._allocator, 0)
         graph = QwenGraph(
