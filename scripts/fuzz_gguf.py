@@ -1,8 +1,9 @@
 """Damaged GGUF files, again and again: `python -m scripts.fuzz_gguf MODEL.gguf … --minutes 10`.
 
 Each damaged file has to be refused with an error of ours, or run. A process that ends, hangs, or takes much memory is
-a finding: it is counted, and the file is kept. The same seed makes the same file, so a finding can be repeated with
-`--first SEED --files 1`.
+a finding: it is counted, and the file is kept. One process opens file after file; only a finding starts another. The
+same seed makes the same file, so a finding can be repeated with `--first SEED --files 1`. `scripts/gguf_damage.py` has
+the kinds of damage.
 """
 
 from __future__ import annotations
@@ -10,32 +11,52 @@ from __future__ import annotations
 import argparse
 import os
 import queue
-import random
 import resource
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from scripts.gguf_damage import Kind, damage
+from scripts.gguf_parts import take_apart
 from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 
-_EXTREMES = (0, 1, 0xFF, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 _MEMORY_BYTES = 8 << 30
 _TEXT = "What's the weather in Oslo?"
+_BEGINS = "at"
+
+
+class Fate(StrEnum):
+    """What became of a damaged file: refused for its header, later, or run."""
+
+    HEADER = "header"
+    LATER = "later"
+    RAN = "ran"
 
 
 @dataclass
 class Findings:
-    """Counts of one file's damaged copies; `failures` are seeds with what happened."""
+    """What came of one file's damaged copies, by kind of damage; `failures` are seeds with what happened."""
 
-    n_files: int
-    n_refused: int
-    failures: list[tuple[int, str]]
+    fates: Counter[tuple[Kind, Fate]] = field(default_factory=Counter)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def n_files(self) -> int:
+        """Files that were refused or run."""
+        return self.fates.total()
+
+    def count(self, fate: Fate, kind: Kind | None = None) -> int:
+        """Files of that fate, of one kind of damage or of all."""
+        return sum(n for (of_kind, of_fate), n in self.fates.items() if of_fate is fate and kind in (None, of_kind))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,37 +70,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GgufError as error:
         print(f"fuzz_gguf: {error}", file=sys.stderr)
         return 2
-    is_bad = False
+    total, begin = Findings(), time.monotonic()
     for path in arguments.models:
         seconds = arguments.minutes * 60 / len(arguments.models)
         found = fuzz(path, arguments.first, arguments.files, seconds, arguments.hang_s)
-        print(f"{path}: {found.n_files} damaged files, {found.n_refused} refused, {len(found.failures)} findings")
+        print(f"{path}: {found.n_files:,} damaged files, {len(found.failures)} findings", flush=True)
         for seed, what in found.failures:
             print(f"  seed {seed}: {what}; repeat with --first {seed} --files 1")
-        is_bad |= bool(found.failures)
-    return 1 if is_bad else 0
+        total.fates += found.fates
+        total.failures += found.failures
+    print(_table(total, time.monotonic() - begin))
+    return 1 if total.failures else 0
 
 
-def damage(content: bytes, n_header: int, seed: int) -> bytes:
-    """A copy of a file with a few wrong bytes or numbers in its header, or with its end cut off."""
-    draw = random.Random(seed)
-    damaged = bytearray(content)
-    for _ in range(draw.choice((1, 1, 2, 8))):
-        # Most of a header is the vocabulary; keys and the tensor table at its ends decide more.
-        low, high = draw.choice(((0, 400), (0, n_header), (n_header - 4000, n_header)))
-        at = draw.randrange(max(low, 0), min(high, n_header))
-        if draw.random() < 0.3:  # a count, a length or an offset that lies
-            number = draw.choice((*_EXTREMES, len(content), len(content) - at, draw.getrandbits(64))) % (1 << 64)
-            damaged[at : at + 8] = number.to_bytes(8, "little")
-        else:
-            byte = draw.choice((0, 1, 0x7F, 0xFF, draw.randrange(256), damaged[at] ^ (1 << draw.randrange(8))))
-            damaged[at] = byte
-    if draw.random() < 0.2:
-        at, size = draw.randrange(n_header), draw.randrange(1, 64)
-        damaged[at : at + size] = draw.choice((b"", bytes(size), draw.randbytes(size)))
-    if draw.random() < 0.1:
-        del damaged[draw.randrange(len(damaged)) :]
-    return bytes(damaged)
+def _table(found: Findings, seconds: float) -> str:
+    heads = ("files", "refused: header", "refused later", "ran")
+    lines = [f"{'kind of damage':<16}" + "".join(f"{head:>17}" for head in heads)]
+    for kind in (*Kind, None):
+        counts = [found.count(fate, kind) for fate in Fate]
+        lines.append(f"{kind or 'all':<16}" + "".join(f"{count:>17,}" for count in (sum(counts), *counts)))
+    rate = found.n_files / seconds
+    return "\n".join([*lines, f"{seconds:.0f} s, {rate:.0f} files a second, {len(found.failures)} findings"])
 
 
 def fuzz(path: Path, first: int, n_files: int | None, seconds: float, hang_s: float) -> Findings:
@@ -89,7 +100,7 @@ def fuzz(path: Path, first: int, n_files: int | None, seconds: float, hang_s: fl
         n_files: None takes as many as fit the time.
         hang_s: after so many seconds of the wall clock on one file it is a hang.
     """
-    found, seed, deadline = Findings(0, 0, []), first, time.monotonic() + seconds
+    found, seed, deadline = Findings(), first, time.monotonic() + seconds
     with TemporaryDirectory() as folder:
         while (n_files is None or seed < first + n_files) and time.monotonic() < deadline:
             rest = None if n_files is None else first + n_files - seed
@@ -97,7 +108,7 @@ def fuzz(path: Path, first: int, n_files: int | None, seconds: float, hang_s: fl
             if what is not None:
                 found.failures.append((seed, what))
                 kept = Path(f"fuzz-{path.stem}-{seed}.gguf")
-                kept.write_bytes(damage(path.read_bytes(), read_header(path).data_offset, seed))
+                kept.write_bytes(damage(take_apart(path), seed)[1])
                 seed += 1
     return found
 
@@ -124,11 +135,13 @@ def _watch(
                 return seed, f"no end after {hang_s:g} s"
             if line is None:
                 break
-            word, _, number = line.partition(" ")
-            found.n_refused += word == "refused"
-            found.n_files += word in ("refused", "ran")
-            seed = int(number) + (word != "at")
-            if word != "at" and time.monotonic() > deadline:
+            word, number, *rest = line.split()
+            if word == _BEGINS:
+                seed = int(number)
+                continue
+            seed = int(number) + 1
+            found.fates[Kind(rest[0]), Fate(word)] += 1
+            if time.monotonic() > deadline:
                 worker.kill()
                 return seed, None
         status = worker.wait()
@@ -145,21 +158,40 @@ def _pump(stream: Iterable[str], lines: queue.Queue[str | None]) -> None:
 def _work(path: Path, scratch: Path, first: int, n_files: int | None) -> int:
     """Say which seed is at hand, open its file, say what came of it."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    content, n_header = path.read_bytes(), read_header(path).data_offset
-    seed = first
+    parts, seed = take_apart(path), first
     while n_files is None or seed < first + n_files:
-        print("at", seed, flush=True)
-        scratch.write_bytes(damage(content, n_header, seed))
-        try:
-            with open_model(scratch, 32, 1) as model:
-                model.decode(model.tokenize(_TEXT, parse_special=True)[:16] or [1])
-                model.load_state(model.save_state())
-        except (ValueError, RuntimeError):
-            print("refused", seed, flush=True)
-        else:
-            print("ran", seed, flush=True)
+        print(_BEGINS, seed, flush=True)
+        kind, content = damage(parts, seed)
+        scratch.write_bytes(content)
+        print(_fate(scratch), seed, kind, flush=True)
         seed += 1
     return 0
+
+
+def _fate(path: Path) -> Fate:
+    try:
+        read_header(path)
+    except GgufError:
+        return Fate.HEADER
+    try:
+        with open_model(path, 32, 1) as model:
+            _use(model)
+    except (ValueError, RuntimeError):
+        return Fate.LATER
+    return Fate.RAN
+
+
+def _use(model: GgufModel) -> None:
+    """Everything that a dispatcher asks of a model."""
+    ids = model.tokenize(_TEXT, parse_special=True)[:16] or [1]
+    model.detokenize([*range(min(model.n_vocab, 64)), model.n_vocab - 1, *ids])
+    for role in ("bos", "eos", "pad"):
+        model.special_token(role)
+    model.decode(ids)
+    model.decode_all(ids[:2])
+    model.load_state(model.save_state())
+    model.truncate(1)
+    model.decode([model.n_vocab - 1])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,9 @@ import pytest
 
 from export.config import OptGraph
 from scripts import fuzz_gguf
+from scripts.fuzz_gguf import Fate
+from scripts.gguf_damage import Kind, damage
+from scripts.gguf_parts import Parts, take_apart
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_opt import post_norm_export, pre_norm_export
 
@@ -31,7 +34,8 @@ def test_no_damaged_file_ends_the_process(kind: str) -> None:
     found = fuzz_gguf.fuzz(path, 0, _N_FILES, seconds=3600, hang_s=120)
     assert found.failures == []
     assert found.n_files == _N_FILES
-    assert found.n_refused > _N_FILES // 4, "hardly any damage was noticed: is the header damaged at all?"
+    assert found.count(Fate.HEADER) > _N_FILES // 4, "hardly any damage was noticed: is the header damaged at all?"
+    assert found.count(Fate.LATER) > _N_FILES // 20, "hardly any damaged file reaches what is behind the header"
 
 
 def test_a_worker_that_dies_is_a_finding_with_its_seed_and_its_file(
@@ -43,15 +47,15 @@ def test_a_worker_that_dies_is_a_finding_with_its_seed_and_its_file(
         "#!/bin/sh\n"
         'while [ "$1" != --first ]; do shift; done\n'
         'echo "at $2"\n'
-        'if [ "$2" = 0 ]; then echo "refused 0"; echo "at 1"; kill -SEGV $$; fi\n'
-        'echo "ran $2"\n',
+        'if [ "$2" = 0 ]; then echo "header 0 cut"; echo "at 1"; kill -SEGV $$; fi\n'
+        'echo "ran $2 text"\n',
         "utf-8",
     )
     worker.chmod(0o755)
     monkeypatch.setattr(fuzz_gguf.sys, "executable", str(worker))
     found = fuzz_gguf.fuzz(tiny_export().files[1].path, 0, 3, seconds=60, hang_s=30)
     assert [(seed, "status -11" in what) for seed, what in found.failures] == [(1, True)]
-    assert (found.n_files, found.n_refused) == (2, 1)
+    assert found.fates == {(Kind.CUT, Fate.HEADER): 1, (Kind.TEXT, Fate.RAN): 1}
     assert [path.name for path in tmp_path.glob("fuzz-*")] == [f"fuzz-{tiny_export().files[1].path.stem}-1.gguf"]
 
 
@@ -65,7 +69,23 @@ def test_a_worker_that_says_nothing_is_a_hang(tmp_path: Path, monkeypatch: pytes
     assert found.failures == [(7, "no end after 0.5 s")]
 
 
-def test_the_same_seed_makes_the_same_file_and_another_another() -> None:
-    content = bytes(range(256)) * 40
-    assert fuzz_gguf.damage(content, 5000, 3) == fuzz_gguf.damage(content, 5000, 3)
-    assert len({fuzz_gguf.damage(content, 5000, seed) for seed in range(20)}) > 15
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    return take_apart(tiny_export().files[1].path)
+
+
+def test_a_file_in_pieces_is_the_file(parts: Parts) -> None:
+    assert parts.to_bytes() == tiny_export().files[1].path.read_bytes()
+
+
+def test_the_same_seed_makes_the_same_file_and_every_kind_makes_another(parts: Parts) -> None:
+    whole = parts.to_bytes()
+    kinds, unchanged = set(), 0
+    for seed in range(400):
+        kind, content = damage(parts, seed)
+        kinds.add(kind)
+        unchanged += content == whole
+    assert kinds == set(Kind)
+    assert unchanged < 40
+    assert damage(parts, 3) == damage(parts, 3)
+    assert parts.to_bytes() == whole, "the pieces themselves stay as they were"

@@ -115,6 +115,15 @@ def test_a_damaged_header_never_raises_anything_else(small_file: Path, position:
     assert all(header.data_offset + tensor.offset + tensor.n_bytes <= len(content) for tensor in header.tensors)
 
 
+@pytest.mark.parametrize("alignment", [0, 8, 16, 48, 1 << 21])
+def test_an_alignment_on_which_ggml_would_abort_is_refused(tmp_path: Path, alignment: int) -> None:
+    path = tmp_path / "aligned.gguf"
+    key = b"general.alignment"
+    path.write_bytes(_file(0, 1, struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, alignment)))
+    with pytest.raises(GgufError, match=f"'general.alignment' must be a power of two from 32, not {alignment}"):
+        read_header(path)
+
+
 def test_a_token_that_occurs_twice_is_refused_because_llama_cpp_would_abort(tmp_path: Path) -> None:
     path = tmp_path / "twice.gguf"
     writer = gguf.GGUFWriter(path, "qwen3")

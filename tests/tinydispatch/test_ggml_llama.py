@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures_gguf import tiny_export
 from tinydispatch import formats
-from tinydispatch.ggml.bindings import GGML_TYPE_Q8_0
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_Q8_0
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import default_threads
@@ -55,11 +55,19 @@ def test_a_state_of_other_numbers_or_another_attention_is_refused() -> None:
     class Flash(LlamaModel):
         flash_attention = 1
 
+    class Sixteen(LlamaModel):  # how F16 files were once computed: states of that time may still lie on disks
+        cache_type = GGML_TYPE_F16
+
     path = tiny_export().files[0].path
-    with LlamaModel(path, n_ctx=64) as plain, Flash(path, n_ctx=64) as flash, Eight(path, n_ctx=64) as eight:
+    with (
+        LlamaModel(path, n_ctx=64) as plain,
+        Flash(path, n_ctx=64) as flash,
+        Eight(path, n_ctx=64) as eight,
+        Sixteen(path, n_ctx=64) as sixteen,
+    ):
         expected = plain.decode(_IDS[:20])
         state = plain.save_state()
-        for other in (flash, eight):
+        for other in (flash, eight, sixteen):
             with pytest.raises(StateError, match="another kind of cache"):
                 other.load_state(state)
         np.testing.assert_allclose(flash.decode(_IDS[:20]), expected, atol=0.1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.fixtures_gguf import tiny_export
 from tests.fixtures_opt import post_norm_export
 from tinydispatch.ggml import memory
 from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.memory import available_bytes, cache_bytes
 from tinydispatch.ggml.open import open_model
 
@@ -27,10 +29,29 @@ def test_a_cache_that_does_not_fit_is_refused_in_words(kind: str, monkeypatch: p
 
 
 def test_the_estimate_counts_keys_and_values_of_every_layer() -> None:
-    # 2 layers, 2 key heads of 32, keys and values, 2 bytes; the model was made for 1,024 positions.
+    # 2 layers, 2 key heads of 32, keys and values; the model was made for 1,024 positions.
     header = read_header(tiny_export().files[0].path)
-    assert cache_bytes(header, 512) == 2 * 2 * 32 * 2 * 2 * 512
-    assert cache_bytes(header, 1 << 30) == 2 * cache_bytes(header, 512)
+    assert cache_bytes(header, 512, 2) == 2 * 2 * 32 * 2 * 2 * 512
+    assert cache_bytes(header, 512, 4) == 2 * cache_bytes(header, 512, 2)
+    assert cache_bytes(header, 1 << 30, 2) == 2 * cache_bytes(header, 512, 2)
+    hybrid = replace(header, metadata={**header.metadata, "qwen3.block_count": 8, "qwen3.full_attention_interval": 4})
+    assert cache_bytes(hybrid, 512, 2) == cache_bytes(header, 512, 2)
+
+
+@pytest.mark.parametrize(("index", "item_bytes"), [(0, 4), (1, 2)], ids=["F16", "Q8_0"])
+def test_the_estimate_is_that_of_the_numbers_in_the_cache(
+    index: int, item_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_export().files[index].path
+    needed = cache_bytes(read_header(path), 1024, item_bytes)
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed)
+    with LlamaModel(path, 1024) as model:
+        model.decode(list(range(20, 60)))
+        # A saved state holds the same numbers, and little besides.
+        assert needed * 40 // 1024 <= len(model.save_state()) < needed * 40 // 1024 + 4096
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed - 1)
+    with pytest.raises(GgufError, match="a cache of 1024 positions"):
+        LlamaModel(path, 1024)
 
 
 def test_a_system_that_does_not_say_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

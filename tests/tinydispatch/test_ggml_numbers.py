@@ -37,6 +37,47 @@ def test_numbers_on_which_llama_cpp_would_abort_are_refused_by_name(key: str, va
         check_numbers(damaged)
 
 
+_LINEAR = {
+    "qwen35.attention.head_count": 4,
+    "qwen35.embedding_length": 64,
+    "qwen35.block_count": 4,
+    "qwen35.full_attention_interval": 4,
+    "qwen35.ssm.conv_kernel": 4,
+    "qwen35.ssm.state_size": 16,
+    "qwen35.ssm.group_count": 2,
+    "qwen35.ssm.time_step_rank": 6,
+    "qwen35.ssm.inner_size": 96,
+    "qwen35.attention.key_length": 32,
+    "qwen35.attention.value_length": 32,
+    "qwen35.rope.dimension_count": 8,
+    "qwen35.rope.dimension_sections": (11, 11, 10, 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ssm.inner_size", 1),
+        ("ssm.state_size", 32),
+        ("ssm.group_count", 4),
+        ("ssm.group_count", 0),
+        ("ssm.time_step_rank", 5),
+        ("ssm.conv_kernel", 0),
+        ("full_attention_interval", 0),
+        ("rope.dimension_sections", (11, 11, 11, 0)),
+        ("rope.dimension_sections", (0, 0, 0, 4)),
+        ("rope.dimension_sections", ("a", 0, 0, 0)),
+        ("rope.dimension_sections", 11),
+    ],
+)
+def test_numbers_of_linear_attention_that_contradict_each_other_are_refused(key: str, value: object) -> None:
+    header = read_header(tiny_export().files[0].path)
+    check_numbers(replace(header, metadata={"general.architecture": "qwen35", **_LINEAR}))
+    damaged = {"general.architecture": "qwen35", **_LINEAR, f"qwen35.{key}": value}
+    with pytest.raises(GgufError, match=r"'qwen35\.(ssm|full_attention_interval|rope)"):
+        check_numbers(replace(header, metadata=damaged))
+
+
 def test_a_real_files_numbers_pass_and_so_do_those_of_a_mixture_of_experts() -> None:
     header = read_header(tiny_export().files[0].path)
     check_numbers(header)

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_DEFAULT_ALIGNMENT = 32
+# ggml ends the process where a tensor in the mapped file is aligned to less.
+_DEFAULT_ALIGNMENT = _MIN_ALIGNMENT = 32
 
 # More than ten times what any published model holds; a count beyond them is damage.
 _MAX_TENSORS = 100_000
@@ -34,7 +35,8 @@ TENSOR_BLOCKS: Mapping[int, tuple[int, int]] = {
     35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
 }  # fmt: skip
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# GGUF value type -> struct code
+SCALARS: Mapping[int, str] = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
 
@@ -109,8 +111,9 @@ class _Reader:
             metadata[key] = self._value(self._scalar("I"))
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
-            raise self._error(f"'general.alignment' must be a power of two from 8, not {alignment!r}")
+        is_power = type(alignment) is int and alignment & (alignment - 1) == 0
+        if not is_power or not _MIN_ALIGNMENT <= alignment <= 1 << 20:
+            raise self._error(f"'general.alignment' must be a power of two from {_MIN_ALIGNMENT}, not {alignment!r}")
         data_offset = -(-self.stream.tell() // alignment) * alignment
         self._check_tensors(tensors, data_offset, alignment)
         self._check_vocabulary(metadata)
@@ -161,9 +164,9 @@ class _Reader:
             return self._string()
         if type_id == _ARRAY:
             return self._array()
-        if type_id not in _SCALARS:
+        if type_id not in SCALARS:
             raise self._error(f"damaged header: unknown value type {type_id}")
-        return self._scalar(_SCALARS[type_id])
+        return self._scalar(SCALARS[type_id])
 
     def _array(self) -> tuple[Any, ...]:
         type_id, count = self._scalar("I"), self._scalar("Q")
@@ -172,9 +175,9 @@ class _Reader:
             if count > (self.size - self.stream.tell()) // 8:
                 raise self._error(f"truncated: an array of {count} strings does not fit the file")
             return tuple(self._string() for _ in range(count))
-        if type_id not in _SCALARS:  # arrays of arrays are in the format, but llama.cpp reads none
+        if type_id not in SCALARS:  # arrays of arrays are in the format, but llama.cpp reads none
             raise self._error(f"damaged header: an array of value type {type_id}")
-        item = struct.Struct("<" + _SCALARS[type_id])
+        item = struct.Struct("<" + SCALARS[type_id])
         if count > self.size // item.size:
             raise self._error(f"truncated: an array of {count} values does not fit the file")
         return tuple(value for (value,) in item.iter_unpack(self._take(count * item.size)))
@@ -203,6 +206,12 @@ class _Reader:
             if end > self.size:
                 problem = f"truncated: tensor {tensor.name!r} ends at byte {end}, the file at {self.size}"
                 raise self._error(problem)
+        expected = 0
+        for tensor in tensors:
+            if tensor.offset != expected:
+                problem = f"its offset is {tensor.offset}, the tensors before it end at {expected}"
+                raise self._error(f"damaged header: tensor {tensor.name!r} lies elsewhere: {problem}")
+            expected += -(-tensor.n_bytes // alignment) * alignment
 
     def _check_vocabulary(self, metadata: Mapping[str, Any]) -> None:
         tokens = metadata.get("tokenizer.ggml.tokens")

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinydispatch.ggml.bindings import GGML_TYPE_BF16, GGML_TYPE_F16, GGML_TYPE_F32
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
+from tinydispatch.ggml.contents import check_contents
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.memory import cache_bytes, require_memory
-from tinydispatch.ggml.model import GgufModel
+from tinydispatch.ggml.model import GgufModel, is_unquantized
 from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.runtime import Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
@@ -22,7 +23,6 @@ _SEQUENCE = 0
 # few ids at a time that calls consist of. Without it the scores of a batch are kept whole: 4 bytes a position and head.
 _NO_FLASH, _LLAMA_CPPS_CHOICE = 0, -1
 SHORT_CONTEXT = 4096
-_UNQUANTIZED = frozenset({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16})
 
 
 class LlamaModel(GgufModel):
@@ -44,10 +44,11 @@ class LlamaModel(GgufModel):
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         check_numbers(self.header)
-        is_quantized = any(tensor.type_id not in _UNQUANTIZED for tensor in self.header.tensors)
-        kept = GGML_TYPE_F16 if is_quantized else GGML_TYPE_F32
+        check_contents(self.header)
+        kept = GGML_TYPE_F32 if is_unquantized(self.header) else GGML_TYPE_F16
         self._kept_as = kept if self.cache_type is None else self.cache_type
-        require_memory(self.path, cache_bytes(self.header, n_ctx) * (1 if is_quantized else 2), n_ctx)
+        item_bytes = 4 if self._kept_as == GGML_TYPE_F32 else 2
+        require_memory(self.path, cache_bytes(self.header, n_ctx, item_bytes), n_ctx)
         parameters = self._c.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model = self._c.llama_model_load_from_file(os.fsencode(self.path), parameters)

@@ -35,8 +35,12 @@ def require_memory(path: Path, n_bytes: int, n_ctx: int) -> None:
         )
 
 
-def cache_bytes(header: GgufHeader, n_ctx: int) -> int:
-    """16-bit keys and values of `n_ctx` positions, by the numbers in a file that llama.cpp runs; 0 if it lacks them."""
+def cache_bytes(header: GgufHeader, n_ctx: int, item_bytes: int) -> int:
+    """Keys and values of `n_ctx` positions, by the numbers in a file that llama.cpp runs; 0 if it lacks them.
+
+    Args:
+        item_bytes: of one number in the cache.
+    """
 
     def number(key: str, default: int = 0) -> int:
         value = header.metadata.get(f"{header.architecture}.{key}", default)
@@ -50,4 +54,6 @@ def cache_bytes(header: GgufHeader, n_ctx: int) -> int:
         number("attention.key_length", head_width) + number("attention.value_length", head_width)
     )
     n_ctx = min(n_ctx, number("context_length") or n_ctx)
-    return 2 * n_ctx * number("block_count") * per_position
+    # Layers of linear attention keep one state, however long the context.
+    n_layers = number("block_count") // (number("full_attention_interval") or 1)
+    return item_bytes * n_ctx * n_layers * per_position

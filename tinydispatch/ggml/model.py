@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tinydispatch.ggml.bindings import GGML_TYPE_BF16, GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.header import GgufError, GgufHeader, read_header
 from tinydispatch.ggml.library import load_library
 from tinydispatch.ggml.runtime import Logits
@@ -20,12 +21,18 @@ from tinydispatch.ggml.vocabulary import Vocabulary
 # ggml's threads wait for each other by spinning, after every operation. A model of 5 MB at 2 threads on two busy cores
 # decoded a token in 10 to 60 ms, at 1 thread in 2 ms; a second thread has to have enough to do.
 _BYTES_PER_THREAD = 64 << 20
+_UNQUANTIZED = frozenset({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16})
 
 
 def default_threads(n_weight_bytes: int) -> int:
     """Threads for a model of that size: one per 64 MiB of weights, at most the CPUs that this process may run on."""
     n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(n_cpus, -(-n_weight_bytes // _BYTES_PER_THREAD)))
+
+
+def is_unquantized(header: GgufHeader) -> bool:
+    """Whether all of a file's weights are floats: such a file is there to be exact, and so is its cache."""
+    return all(tensor.type_id in _UNQUANTIZED for tensor in header.tensors)
 
 
 class GgufModel(ABC):

@@ -30,6 +30,8 @@ def check_numbers(header: GgufHeader) -> None:
     _check_counts(header, own)
     if header.architecture in _EQUAL_WIDTHS:
         _check_widths(header, own)
+    if header.architecture == "qwen35":
+        _check_linear_attention(header, own)
     scaling = own.get("rope.scaling.type", _ROPE_SCALINGS[0])
     _require(header, "rope.scaling.type", scaling, scaling in _ROPE_SCALINGS)
 
@@ -77,6 +79,23 @@ def _check_widths(header: GgufHeader, own: dict[str, Any]) -> None:
         type(rotated) is int and 0 < rotated <= key_width and (header.architecture == "gpt2" or rotated % 2 == 0)
     )
     _require(header, "rope.dimension_count", rotated, is_full and is_rotatable)
+
+
+def _check_linear_attention(header: GgufHeader, own: dict[str, Any]) -> None:
+    """Each value head is as wide as a key head, key heads are shared evenly, and a head's rotated parts fit it."""
+    keys = ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size")
+    for key in (*keys, "full_attention_interval"):
+        if key in own:  # llama.cpp names the one that is missing
+            _require(header, key, own[key], type(own[key]) is int and own[key] > 0)
+    sections, key_width = own.get("rope.dimension_sections"), own.get("attention.key_length", _MAX_NUMBER)
+    if sections is not None:
+        are_numbers = isinstance(sections, tuple) and all(type(item) is int for item in sections)
+        is_good = are_numbers and any(sections[:3]) and sum(sections[:4]) <= key_width
+        _require(header, "rope.dimension_sections", sections, is_good)
+    if all(key in own for key in keys):
+        _, width, n_keys, n_values, inner = (own[key] for key in keys)
+        _require(header, "ssm.group_count", n_keys, n_values % n_keys == 0)
+        _require(header, "ssm.inner_size", inner, inner == width * n_values)
 
 
 def _require(header: GgufHeader, key: str, value: Any, is_good: bool) -> None:

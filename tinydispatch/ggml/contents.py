@@ -1,0 +1,90 @@
+"""Checks that a file for llama.cpp holds a whole model: its vocabulary fits its weights, and no weight is missing.
+
+llama.cpp would notice too, in its own words and after reading the file; of ids that no token has it only warns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tinydispatch.ggml.header import GgufError, GgufHeader
+
+# llama.cpp's names of byte-level BPE and of SentencePiece.
+_BPE, _SENTENCEPIECE = "gpt2", "llama"
+
+_GPT2 = ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down")
+_QWEN3 = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm")
+_QWEN3_FEED_FORWARD = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+_QWEN35_FEED_FORWARD = ("post_attention_norm", "ffn_gate", "ffn_up", "ffn_down")
+_QWEN35_LINEAR = ("attn_norm", "attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta", "ssm_conv1d", "ssm_norm", "ssm_out")
+
+
+def check_contents(header: GgufHeader) -> None:
+    """Refuse a file whose vocabulary and weights do not belong together, or that lacks some.
+
+    Raises:
+        GgufError: the message names the tensor or key.
+    """
+    names = {tensor.name for tensor in header.tensors}
+    for name in _required(header):
+        if name not in names:
+            raise GgufError(header.path, f"the tensor {name!r} is missing")
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, tuple):
+        _check_vocabulary(header, len(tokens))
+        _check_tokenizer(header, frozenset(tokens))
+
+
+def _check_vocabulary(header: GgufHeader, n_tokens: int) -> None:
+    for tensor in header.tensors:
+        is_table = tensor.name in ("token_embd.weight", "output.weight") and len(tensor.shape) == 2
+        if is_table and tensor.shape[1] != n_tokens:
+            problem = f"'tokenizer.ggml.tokens' has {n_tokens} tokens, {tensor.name!r} {tensor.shape[1]} rows"
+            raise GgufError(header.path, problem)
+    types = header.metadata.get("tokenizer.ggml.token_type", range(n_tokens))
+    if not isinstance(types, tuple | range) or len(types) != n_tokens:
+        raise GgufError(header.path, f"'tokenizer.ggml.token_type' does not give each of {n_tokens} tokens a type")
+    for role in ("eos", "eot"):
+        key = f"tokenizer.ggml.{role}_token_id"
+        token: Any = header.metadata.get(key, 0)
+        if type(token) is not int or not 0 <= token < n_tokens:
+            raise GgufError(header.path, f"{key!r} is {token!r}, and there are {n_tokens} tokens")
+
+
+def _check_tokenizer(header: GgufHeader, tokens: frozenset[Any]) -> None:
+    model = header.metadata.get("tokenizer.ggml.model")
+    if model not in (_BPE, _SENTENCEPIECE, None):  # llama.cpp says that it is missing
+        problem = f"'tokenizer.ggml.model' is {str(model)[:40]!r}; supported are {_BPE} and {_SENTENCEPIECE}"
+        raise GgufError(header.path, problem)
+    missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in tokens]
+    if model == _SENTENCEPIECE and missing:  # a character that is no token is spelled in these, or ends the process
+        raise GgufError(header.path, f"'tokenizer.ggml.tokens' lacks the token of a byte, '<0x{missing[0]:02X}>'")
+
+
+def _required(header: GgufHeader) -> Iterator[str]:
+    """The weights of the architectures that this project writes; of others llama.cpp knows."""
+    n_layers = header.metadata.get(f"{header.architecture}.block_count", 0)
+    if header.architecture not in ("gpt2", "qwen3", "qwen35") or type(n_layers) is not int:
+        return
+    yield from ("token_embd.weight", "output_norm.weight")
+    if header.architecture == "gpt2":
+        yield from ("position_embd.weight", "output_norm.bias")
+    interval = header.metadata.get("qwen35.full_attention_interval")
+    if type(interval) is not int or interval < 1:
+        interval = 4  # llama.cpp's default
+    for layer in range(n_layers):
+        for name in _of_layer(header.architecture, is_full=(layer + 1) % interval == 0):
+            yield f"blk.{layer}.{name}"
+
+
+def _of_layer(architecture: str, *, is_full: bool) -> Iterator[str]:
+    if architecture == "gpt2":
+        yield from (f"{name}.{kind}" for name in _GPT2 for kind in ("weight", "bias"))
+    elif architecture == "qwen3":
+        yield from (f"{name}.weight" for name in (*_QWEN3, *_QWEN3_FEED_FORWARD))
+    else:
+        own = _QWEN3 if is_full else _QWEN35_LINEAR
+        yield from (f"{name}.weight" for name in (*own, *_QWEN35_FEED_FORWARD))
+        if not is_full:
+            yield from ("ssm_a", "ssm_dt.bias")
