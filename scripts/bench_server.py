@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,20 @@ class LlamaServer:
             "cache_prompt": True,
             "parallel_tool_calls": True,
         }
-        connection = http.client.HTTPConnection(self._address, timeout=_TIMEOUT_S)
-        try:
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-            answer: Any = json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+        answer = self.post("/v1/chat/completions", body)
         if "choices" not in answer:
             self.errors.append(str(answer)[:300])
             return ()
         return tuple(map(_call, answer["choices"][0]["message"].get("tool_calls") or []))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that it answers to a request."""
+        connection = http.client.HTTPConnection(self._address, timeout=_TIMEOUT_S)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
 
     def cpu_seconds(self) -> float:
         """The processor time that its process has used, all threads together; Linux only."""

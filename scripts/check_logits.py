@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tinydispatch.ggml import bindings
+from tinydispatch.ggml.header import GgufError, GgufHeader
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.runtime import Logits
@@ -100,10 +102,26 @@ def check(model: GgufModel, ids: Sequence[int], expected: Logits) -> LengthCheck
 
 def is_within(model: GgufModel, found: LengthCheck) -> bool:
     """Whether the differences lie within what the file's format allows; restored must equal continued exactly."""
-    kinds = {tensor.type_id for tensor in model.header.tensors if "ffn_up.weight" in tensor.name}
-    kind = kinds.pop()
-    from_checkpoint = found.from_checkpoint < _LIMITS.get(kind, np.inf)
-    return from_checkpoint and found.stepwise < _STEP_LIMITS.get(kind, _OTHER_STEP_LIMIT) and found.restored == 0
+    limit, kind = logit_limit(model.header), matrix_type(model.header)
+    is_close = limit is None or found.from_checkpoint < limit
+    return is_close and found.stepwise < _STEP_LIMITS.get(kind, _OTHER_STEP_LIMIT) and found.restored == 0
+
+
+def matrix_type(header: GgufHeader) -> int:
+    """The ggml type of most of a model's matrices.
+
+    Raises:
+        GgufError: it has no feed-forward matrices.
+    """
+    kinds = Counter(tensor.type_id for tensor in header.tensors if "ffn_up.weight" in tensor.name)
+    if not kinds:
+        raise GgufError(header.path, "holds no tensor 'ffn_up.weight', by which its number format is told")
+    return kinds.most_common(1)[0][0]
+
+
+def logit_limit(header: GgufHeader) -> float | None:
+    """How far a file's logits may lie from its checkpoint's; None where its format has no such limit."""
+    return _LIMITS.get(matrix_type(header))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -49,26 +49,29 @@ def make_tiny_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_tiny_qwen3(directory: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a random Qwen3 checkpoint (64 wide, 2 layers, 400 tokens) with its tokenizer; returns `directory`."""
+def make_tiny_qwen3(directory: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+    """Write a random Qwen3 checkpoint (64 wide, 2 layers, 400 tokens) with its tokenizer; returns `directory`.
+
+    `changes` are to its config.
+    """
     tokenizer = make_tiny_tokenizer()
-    config = Qwen3Config(
-        vocab_size=408,  # more rows than tokens, as real models have
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,  # not hidden_size / heads, as in the real Qwen3
-        max_position_embeddings=1024,
-        rope_theta=10_000.0,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,  # wide enough for logits that spread like a trained model's
-    )
+    settings: dict[str, object] = {
+        "vocab_size": 408,  # more rows than tokens, as real models have
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,  # not hidden_size / heads, as in the real Qwen3
+        "max_position_embeddings": 1024,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.3,  # wide enough for logits that spread like a trained model's
+    }
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(config).to(dtype)
+    model = Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).to(dtype)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

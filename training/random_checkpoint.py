@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -43,6 +45,13 @@ _QWEN_ADDED = (
 _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Qwen3.5's keeps combining marks with their letters.
+_QWEN3_5_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# By family: how words are split, and the file of the chat template that TRL carries to recognise it.
+_QWEN_FAMILIES = {"qwen3": (_QWEN_WORDS, "qwen3.jinja"), "qwen3.5": (_QWEN3_5_WORDS, "qwen3_5_nothink.jinja")}
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,23 @@ _TINY_QWEN3 = _QWEN3_0_6B | {
     "num_key_value_heads": 1,
     "head_dim": 16,
 }
+# Wide enough for formats with blocks of 256.
+_TINY_QWEN3_5 = {
+    "vocab_size": 2_304,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "max_position_embeddings": 4_096,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.05,
+}
 
 ARCHITECTURES = {
     "opt-125m": Architecture("opt", 50_265),
@@ -103,6 +129,7 @@ ARCHITECTURES = {
     "qwen3-4b": Architecture("qwen3", 151_669, _QWEN3_4B),
     "tiny-opt": Architecture("opt", 50_265, _TINY_OPT | {"word_embed_proj_dim": 16}, is_tiny=True),
     "tiny-qwen3": Architecture("qwen3", 2_200, _TINY_QWEN3, is_tiny=True),
+    "tiny-qwen3.5": Architecture("qwen3.5", 2_200, _TINY_QWEN3_5, is_tiny=True),
 }
 
 
@@ -145,7 +172,8 @@ def _opt(architecture: Architecture) -> PreTrainedModel:
 
 
 def _qwen3_config(architecture: Architecture) -> PreTrainedConfig:
-    config: PreTrainedConfig = Qwen3Config(
+    kind = Qwen3_5TextConfig if architecture.family == "qwen3.5" else Qwen3Config
+    config: PreTrainedConfig = kind(
         **architecture.settings,
         bos_token_id=_qwen_id(architecture, "<|endoftext|>"),
         eos_token_id=_qwen_id(architecture, "<|im_end|>"),
@@ -157,7 +185,8 @@ def _qwen3_config(architecture: Architecture) -> PreTrainedConfig:
 def _qwen3(architecture: Architecture) -> PreTrainedModel:
     config = _qwen3_config(architecture)
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
-    model: PreTrainedModel = Qwen3ForCausalLM(config)
+    kind = Qwen3_5ForCausalLM if architecture.family == "qwen3.5" else Qwen3ForCausalLM
+    model: PreTrainedModel = kind(config)
     model.generation_config = GenerationConfig(
         bos_token_id=ids["bos_token_id"],
         pad_token_id=ids["bos_token_id"],
@@ -211,7 +240,8 @@ def _write_opt_tokenizer(directory: Path, architecture: Architecture) -> None:
 
 
 def _write_qwen_tokenizer(directory: Path, architecture: Architecture) -> None:
-    words = pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated")
+    expression, template = _QWEN_FAMILIES[architecture.family]
+    words = pre_tokenizers.Split(Regex(expression), "isolated")
     splitter = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     bpe = _learned_bpe(splitter, (), architecture.tokens - len(_QWEN_ADDED), is_tiny=architecture.is_tiny)
     tokenizer = Tokenizer(models.BPE(vocab=bpe["vocab"], merges=[tuple(pair) for pair in bpe["merges"]]))
@@ -220,8 +250,7 @@ def _write_qwen_tokenizer(directory: Path, architecture: Architecture) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(token, special=control, normalized=False) for token, control in _QWEN_ADDED])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    # Qwen's own template; TRL carries it to recognise the family.
-    wrapped.chat_template = resources.files("trl").joinpath("chat_templates/qwen3.jinja").read_text("utf-8")
+    wrapped.chat_template = resources.files("trl").joinpath(f"chat_templates/{template}").read_text("utf-8")
     wrapped.save_pretrained(directory)
 
 

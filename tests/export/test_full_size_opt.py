@@ -16,12 +16,16 @@ from training.tokenizer import load_tokenizer
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["opt-125m", "opt-350m"])
-def test_full_size_opt_computes_what_transformers_does_up_to_its_last_position(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "graph"), [("opt-125m", OptGraph.OPT), ("opt-125m", OptGraph.GPT2), ("opt-350m", OptGraph.OPT)]
+)
+def test_full_size_opt_computes_what_transformers_does_up_to_its_last_position(
+    name: str, graph: OptGraph, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / name
     make_checkpoint(name, checkpoint, dtype=torch.float32)
     formats = (Quantization.F32, Quantization.F16)
-    config = ExportConfig(quantizations=formats, opt_graph=OptGraph.OPT, max_verification_tokens=64)
+    config = ExportConfig(quantizations=formats, opt_graph=graph, max_verification_tokens=64)
     report = export_gguf(checkpoint, tmp_path / "gguf", name, config, tokenizer=load_tokenizer(checkpoint))
     assert main([str(checkpoint), *(str(file.path) for file in report.files)]) == 0
 
