@@ -163,9 +163,7 @@ def _card_file(entry: Mapping[str, Any], contents: BundleInput) -> CardFile:
     checked = entry["verification"]
     return CardFile(
         name=Path(entry["path"]).name,
-        quantization=entry["quantization"],
         n_bytes=entry["n_bytes"],
-        sha256=entry["sha256"],
         max_difference=checked["max_difference"],
         mean_kl=checked["mean_kl"],
         top1_agreement=checked["top1_agreement"],

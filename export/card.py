@@ -23,9 +23,7 @@ class CardFile:
     """One GGUF file: its logits against the checkpoint's, and on how many cases it differs; None if not evaluated."""
 
     name: str
-    quantization: str
     n_bytes: int
-    sha256: str
     max_difference: float
     mean_kl: float
     top1_agreement: float

@@ -193,6 +193,20 @@ def test_the_script_bundles_a_finished_run_and_offers_its_smallest_good_file(
     assert "+0 −0 of 2, p = 1.00" in card
 
 
+def test_a_significantly_worse_file_is_marked_and_not_offered_although_it_is_smaller(run_folder: Path) -> None:
+    good, worse = (True,) * 20, (True,) * 10 + (False,) * 10
+    for model, verdicts in (("base", worse), ("checkpoint", good), ("gguf-f16", good), ("gguf-q8_0", worse)):
+        _result(model, *verdicts).save(run_folder / "eval")
+    assert script.main(["--config", "nano", f"runs_dir={run_folder.parent}"]) == 0
+    folder = run_folder / "bundle"
+    assert check_bundle(folder)["default"] == "nano-f16.gguf"
+    assert "FROM ./nano-f16.gguf" in (folder / "Modelfile").read_text("utf-8")
+    card = (folder / "README.md").read_text("utf-8")
+    assert "+0 −10 of 20, p = 0.00: **significantly worse**" in card
+    assert "Take **nano-f16.gguf**" in card
+    assert "nano-q8_0.gguf --" not in card, "a command that runs the worse file"
+
+
 def test_a_run_without_an_export_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--config", "nano", f"runs_dir={tmp_path}"]) == 2
     assert "nano-export.json: no such file; export first" in capsys.readouterr().err

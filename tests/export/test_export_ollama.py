@@ -9,30 +9,14 @@ from typing import Any
 import pytest
 
 from export.ollama import TemplateError, go_template, modelfile, take_apart
+from tests.fixtures_ollama import CONVERSATIONS, TEMPLATES, expected_text, go_json, ollama_values
 from tinydispatch import formats
 from tinydispatch.bundled import bundled_tools
-from tinydispatch.tools import Message, Role, ToolCall
-
-_CALL = ToolCall("get_weather", {"location": "Zoë's {{place}}"})
-_TWO = (_CALL, ToolCall("get_current_time", {"timezone": "Europe/Oslo"}))
-_QWEN_STYLE = (
-    "{%- if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
-    "# Tools\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n"
-    "{% elif messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n{% endif %}"
-    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n{% endif %}"
-    "{% if m.role == 'assistant' %}<|im_start|>assistant\n{{ m.content or '' }}"
-    "{% for c in m.tool_calls or [] %}{% if (loop.first and m.content) or not loop.first %}{{ '\\n' }}{% endif %}"
-    '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>'
-    "{% endfor %}<|im_end|>\n{% endif %}"
-    "{% if m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response><|im_end|>\n"
-    "{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_TEMPLATES = {"ours": formats.default_chat_template(), "qwen's": _QWEN_STYLE}
+from tinydispatch.tools import Message, Role
 
 
 class _Go:
-    """As much of Go's template language as a Modelfile of ours uses."""
+    """As much of Go's template language as a Modelfile of ours uses; `test_ollama_go.py` runs Go itself."""
 
     def __init__(self, text: str) -> None:
         self.tokens = re.split(r"(\{\{.*?\}\})", text, flags=re.DOTALL)
@@ -82,7 +66,7 @@ def _run(nodes: Sequence[Any], dot: Any, root: dict[str, Any]) -> str:
             text += node[1]
         elif node[0] == "value":
             found = _value(node[1], dot, root)
-            text += found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+            text += found if isinstance(found, str) else go_json(found)
         else:
             kind, expression, body, other = node
             found = _value(expression, dot, root)
@@ -93,56 +77,23 @@ def _run(nodes: Sequence[Any], dot: Any, root: dict[str, Any]) -> str:
     return text
 
 
-def _as_ollama(template: str, messages: Sequence[Message], has_tools: bool) -> str:
-    root = {
-        "System": "\n\n".join(message.content or "" for message in messages if message.role is Role.SYSTEM),
-        "Tools": ["any"] if has_tools else [],
-        "Messages": [
-            {
-                "Role": str(message.role),
-                "Content": message.content or "",
-                "ToolCalls": [
-                    {"Function": {"Name": call.name, "Arguments": dict(call.arguments)}} for call in message.tool_calls
-                ],
-            }
-            for message in messages
-        ],
-    }
+def as_ollama(template: str, messages: Sequence[Message], has_tools: bool) -> str:
+    """A template rendered as Ollama would."""
+    root = ollama_values(messages, has_tools)
     return _run(_Go(template).block(), root, root)
 
 
-_CONVERSATIONS = {
-    "a question": [Message(Role.USER, "hi {{ .Tools }}")],
-    "with a system text": [Message(Role.SYSTEM, "Today is a day."), Message(Role.USER, "hi")],
-    "words and a call": [
-        Message(Role.USER, "hi"),
-        Message(Role.ASSISTANT, "Let me see.", tool_calls=(_CALL,)),
-        Message(Role.TOOL, '{"ok": true}'),
-        Message(Role.USER, "and?"),
-    ],
-    "two calls": [
-        Message(Role.SYSTEM, "S"),
-        Message(Role.USER, "hi"),
-        Message(Role.ASSISTANT, tool_calls=_TWO),
-        Message(Role.TOOL, "12"),
-        Message(Role.ASSISTANT, "Twelve."),
-        Message(Role.USER, "thanks"),
-    ],
-}
-
-
 @pytest.mark.parametrize("has_tools", [False, True])
-@pytest.mark.parametrize("messages", _CONVERSATIONS.values(), ids=_CONVERSATIONS)
-@pytest.mark.parametrize("chat_template", _TEMPLATES.values(), ids=_TEMPLATES)
+@pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.parametrize("chat_template", TEMPLATES.values(), ids=TEMPLATES)
 def test_ollama_prints_what_the_chat_template_prints(
     chat_template: str, messages: list[Message], has_tools: bool
 ) -> None:
-    tools = bundled_tools()
-    expected = formats.render_prompt(messages, tools if has_tools else [], chat_template)
-    assert _as_ollama(go_template(take_apart(chat_template, tools)), messages, has_tools) == expected
+    template = go_template(take_apart(chat_template, bundled_tools()))
+    assert as_ollama(template, messages, has_tools) == expected_text(chat_template, messages, has_tools)
 
 
-@pytest.mark.parametrize("chat_template", _TEMPLATES.values(), ids=_TEMPLATES)
+@pytest.mark.parametrize("chat_template", TEMPLATES.values(), ids=TEMPLATES)
 def test_the_first_text_under_the_first_condition_on_calls_is_what_opens_a_call(chat_template: str) -> None:
     template = go_template(take_apart(chat_template, bundled_tools()))
     after = template.split("{{ if .ToolCalls }}")[1]
@@ -153,12 +104,12 @@ def test_the_first_text_under_the_first_condition_on_calls_is_what_opens_a_call(
 def test_two_braces_in_a_tool_reach_the_model_as_they_are() -> None:
     described = [tool for tool in bundled_tools() if tool.name == "get_weather"]
     braced = [replace(described[0], description="Like {{this}}")]
-    text = _as_ollama(go_template(take_apart(_TEMPLATES["ours"], braced)), [Message(Role.USER, "hi")], True)
+    text = as_ollama(go_template(take_apart(TEMPLATES["ours"], braced)), [Message(Role.USER, "hi")], True)
     assert "Like {{this}}" in text
 
 
 def test_a_modelfile_names_the_file_and_stops_at_the_turns_end() -> None:
-    text = modelfile("nano-q8_0.gguf", _TEMPLATES["ours"], bundled_tools(), 2048)
+    text = modelfile("nano-q8_0.gguf", TEMPLATES["ours"], bundled_tools(), 2048)
     assert "\nFROM ./nano-q8_0.gguf\n" in text
     assert f'\nPARAMETER stop "{formats.TURN_END}"\n' in text
     assert "\nPARAMETER num_ctx 2048\n" in text
