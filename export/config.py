@@ -52,14 +52,19 @@ class ExportConfig(BaseModel):
 
     quantizations: tuple[Quantization, ...] = Field(default=(Quantization.F16, Quantization.Q8_0), min_length=1)
     opt_graph: OptGraph = OptGraph.AUTO
+    # Each limit is a few times the worst that was measured on good files (docs/benchmarks/export.md): trained nano,
+    # random OPT at full size, and random tiny models of every family, whose flat logits are the hardest case.
+    # 32 bits: 0.0002 and 0.0003 % of a deviation; 0.002 and 0.03 % where llama.cpp looks GELU up in a 16-bit table.
     f32: Tolerance = Tolerance(
-        max_logit_difference=0.05, max_mean_kl=1e-5, max_mean_difference=0.005, min_top1_agreement=0.99
+        max_logit_difference=0.01, max_mean_kl=1e-6, max_mean_difference=0.001, min_top1_agreement=0.99
     )
+    # 16 bits: 0.08 and 0.3 %. The divergence has room for weights that moved by less than 16 bits (decisions/007).
     f16: Tolerance = Tolerance(
-        max_logit_difference=0.25, max_mean_kl=1e-3, max_mean_difference=0.02, min_top1_agreement=0.98
+        max_logit_difference=0.25, max_mean_kl=1e-3, max_mean_difference=0.01, min_top1_agreement=0.98
     )
+    # 8 bits: 0.6 and 3 % on nano, 2.0 and 9 % on random linear attention.
     q8_0: Tolerance = Tolerance(
-        max_logit_difference=5.0, max_mean_kl=0.05, max_mean_difference=0.1, min_top1_agreement=0.8
+        max_logit_difference=3.0, max_mean_kl=0.03, max_mean_difference=0.1, min_top1_agreement=0.75
     )
     # How often a mixture of four to six bits agrees on the best token says little where all are nearly equal, as in
     # a model with random weights. Whether it still passes the cases is what decides about it.

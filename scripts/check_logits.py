@@ -87,6 +87,8 @@ def check(model: GgufModel, ids: Sequence[int], expected: Logits) -> LengthCheck
     at_once = model.decode_all(ids)
     start = max(0, len(ids) - _ONE_BY_ONE)
     model.truncate(start)
+    if rest := list(ids[len(model.cached_ids) : start]):
+        model.decode(rest)  # a recurrent state cannot be cut, it begins anew
     state = model.save_state()
     continued = [model.decode([token]) for token in ids[start:]]
     model.truncate(0)

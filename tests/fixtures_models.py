@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AddedToken, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AddedToken,
+    PreTrainedTokenizerFast,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tinydispatch import formats
 
@@ -74,6 +81,36 @@ def make_tiny_qwen3(directory: Path, *, seed: int = 0, dtype: torch.dtype = torc
     model = Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).to(dtype)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return directory
+
+
+def make_tiny_qwen35(directory: Path, n_value_heads: int) -> Path:
+    """Write a random Qwen3.5 (linear attention in three of four layers) with a tokenizer; returns `directory`."""
+    config = Qwen3_5TextConfig(
+        vocab_size=408,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=n_value_heads,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+    )
+    torch.manual_seed(0)
+    model = Qwen3_5ForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 and "A_log" not in name:
+                parameter += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    make_tiny_tokenizer().save_pretrained(directory)
     return directory
 
 

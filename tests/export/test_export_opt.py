@@ -39,7 +39,7 @@ def test_every_file_was_verified_on_logits_that_spread() -> None:
     for report in (post_norm_export(), pre_norm_export(OptGraph.AUTO), pre_norm_export(OptGraph.OPT)):
         full, half, eighth = (file.verification for file in report.files)
         assert full.logit_std > 0.5
-        assert full.max_difference < 5e-3
+        assert full.max_difference < 1e-4
         assert half.max_difference < 2e-2
         assert eighth.mean_difference < 0.03 * eighth.logit_std
 
@@ -80,7 +80,9 @@ def test_variants_compute_the_same_under_both_architectures(
     checkpoint = make_tiny_opt(tmp_path / "checkpoint", **_PRE_NORM, **changes)
     config = _F32_ONLY.model_copy(update={"opt_graph": graph})
     verification = export_gguf(checkpoint, tmp_path / "gguf", "x", config).files[0].verification
-    assert verification.max_difference < 5e-3
+    # llama.cpp looks GELU up in a table of 16-bit numbers.
+    is_looked_up = graph is OptGraph.GPT2 and changes.get("activation_function") == "gelu"
+    assert verification.max_difference < (5e-3 if is_looked_up else 2e-4)
     assert verification.logit_std > 0.5
 
 

@@ -5,58 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from export.config import ExportConfig, Quantization
 from export.errors import UnsupportedArchitectureError
 from export.export import ExportReport, export_gguf
-from tests.fixtures_models import make_tiny_tokenizer
+from tests.fixtures_models import make_tiny_qwen35
 from tinydispatch.ggml.header import read_header
 from tinydispatch.ggml.open import open_model
-
-
-def _make(directory: Path, n_value_heads: int) -> Path:
-    config = Qwen3_5TextConfig(
-        vocab_size=408,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        linear_key_head_dim=16,
-        linear_value_head_dim=16,
-        linear_num_key_heads=2,
-        linear_num_value_heads=n_value_heads,
-        max_position_embeddings=1024,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
-        tie_word_embeddings=True,
-        initializer_range=0.1,
-    )
-    torch.manual_seed(0)
-    model = Qwen3_5ForCausalLM(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1 and "A_log" not in name:
-                parameter += 0.2 * torch.randn_like(parameter)
-    model.save_pretrained(directory)
-    make_tiny_tokenizer().save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture(scope="module", params=[2, 6], ids=["as many value heads as keys", "three times as many"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     folder = tmp_path_factory.mktemp("qwen35")
     config = ExportConfig(quantizations=(Quantization.F32, Quantization.F16), max_verification_tokens=300)
-    return export_gguf(_make(folder / "checkpoint", request.param), folder / "gguf", "tiny", config)
+    return export_gguf(make_tiny_qwen35(folder / "checkpoint", request.param), folder / "gguf", "tiny", config)
 
 
 def test_a_hybrid_of_linear_and_full_attention_computes_the_same(report: ExportReport) -> None:
     full, half = (file.verification for file in report.files)
     assert read_header(report.files[0].path).architecture == "qwen35"
     assert full.logit_std > 0.5
-    assert full.max_difference < 2e-3  # the cache holds 16 bits
+    assert full.max_difference < 2e-4
     assert half.mean_difference < 0.01 * half.logit_std
     assert half.top1_agreement > 0.98
 

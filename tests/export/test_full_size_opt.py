@@ -10,6 +10,7 @@ import torch
 from export.config import ExportConfig, OptGraph, Quantization
 from export.export import export_gguf
 from scripts.check_logits import main
+from tests.fixtures_models import make_tiny_qwen35
 from tests.fixtures_opt import post_norm_export, pre_norm_export
 from training.random_checkpoint import make_checkpoint
 from training.tokenizer import load_tokenizer
@@ -36,6 +37,13 @@ def test_the_check_passes_on_good_files_and_shows_each_length(capsys: pytest.Cap
     assert main([str(report.checkpoint), *files, "--lengths", "1", "7", "300"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[1] for line in lines] == ["1", "7", "300"] * 2
+
+
+def test_the_check_passes_on_a_recurrent_model_whose_state_cannot_be_cut(tmp_path: Path) -> None:
+    checkpoint = make_tiny_qwen35(tmp_path / "checkpoint", n_value_heads=6)
+    config = ExportConfig(quantizations=(Quantization.F32,), max_verification_tokens=64)
+    report = export_gguf(checkpoint, tmp_path / "gguf", "x", config)
+    assert main([str(checkpoint), str(report.files[0].path), "--lengths", "1", "20"]) == 0
 
 
 def test_the_check_fails_on_the_file_of_another_checkpoint() -> None:
