@@ -55,6 +55,7 @@ class DataCard:
     sources: tuple[SourceCard, ...]
     by_side: Mapping[str, int]
     by_category: Mapping[str, int]
+    by_group: Mapping[str, int]
     by_calls: Mapping[str, int]
     by_tools: Mapping[str, int]
     rejected: Mapping[str, int]

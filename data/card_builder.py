@@ -44,7 +44,7 @@ class CardBuilder:
         self._tallies: list[_Tally] = []
         self._counts: dict[str, Counter[Any]] = {
             name: Counter()
-            for name in ("side", "category", "calls", "tools", "repairs", "shortened", "augmented", "overlaps")
+            for name in ("side", "category", "group", "calls", "tools", "repairs", "shortened", "augmented", "overlaps")
         }
         self._samples: dict[str, list[Mapping[str, str]]] = {}
         self._lengths: list[int] = []
@@ -77,6 +77,7 @@ class CardBuilder:
             counts["side"][record.side] += 1
             self._lengths.append(record.length)
         counts["category"][record.category] += 1
+        counts["group"].update([record.group] if record.group else [])
         counts["calls"][record.calls] += 1
         counts["tools"][record.tools] += 1
         counts["repairs"].update(record.repairs)
@@ -128,6 +129,7 @@ class CardBuilder:
             sources=cards,
             by_side=_by_count(counts["side"]),
             by_category=_by_count(counts["category"]),
+            by_group={name: counts["group"][name] for name in sorted(counts["group"])},
             by_calls={str(number): counts["calls"][number] for number in sorted(counts["calls"])},
             by_tools={str(number): counts["tools"][number] for number in sorted(counts["tools"])},
             rejected=_by_count(rejected),

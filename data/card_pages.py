@@ -91,6 +91,8 @@ def _source_rows(card: DataCard) -> list[tuple[str, ...]]:
 def _tables(card: DataCard) -> Iterator[tuple[str, Mapping[str, int]]]:
     yield "## Side of the split (conversations)", card.by_side
     yield "## Category", card.by_category
+    if card.by_group:
+        yield "## ToolBench's groups", card.by_group
     yield "## Trained calls in a row", card.by_calls
     yield "## Tools on offer", card.by_tools
     yield "## Shortened to fit", card.shortened

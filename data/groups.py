@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ class GroupAssigner:
         A dialogue that offers a held-out tool or category is in no case trained on. It is a test of unseen tools where
         its level has such a group, and left out otherwise (G3, and tools in G2).
         """
-        tools = {tool for tool in map(self._tool_of, (tool.name for tool in conversation.tools)) if tool}
+        tools = self._tools_of(conversation)
         categories = {category for tool in tools for category in self._categories.get(tool, ())}
-        level = _level(str(conversation.metadata.get("group", "")), tools, [self._categories.get(t, ()) for t in tools])
+        level = self.level(conversation)
         if any(_is_drawn("category", name, self._config.category_share) for name in categories):
             return {1: HeldoutGroup.G1_CATEGORY, 2: HeldoutGroup.G2_CATEGORY}.get(level)
         if any(_is_drawn("tool", name, self._config.tool_share) for name in tools):
@@ -59,6 +59,18 @@ class GroupAssigner:
         if _is_drawn("instruction", conversation.dialogue_id, self._config.instruction_share):
             return (HeldoutGroup.G1_INSTRUCTION, HeldoutGroup.G2_INSTRUCTION, HeldoutGroup.G3_INSTRUCTION)[level - 1]
         return str(Split.TRAIN)
+
+    def level(self, conversation: Conversation) -> int:
+        """1, 2 or 3: as the raw answer's folder says (`G2_answer`), else by what the dialogue offers."""
+        if (known := level_of_folder(str(conversation.metadata.get("group", "")))) is not None:
+            return known
+        tools = self._tools_of(conversation)
+        if len(tools) <= 1:
+            return 1
+        return 2 if set.intersection(*(set(self._categories.get(tool, ())) for tool in tools)) else 3
+
+    def _tools_of(self, conversation: Conversation) -> set[str]:
+        return {tool for tool in map(self._tool_of, (tool.name for tool in conversation.tools)) if tool}
 
     def _tool_of(self, api: str) -> str:
         """`stock_for_ado_stock` → `ado_stock`: the longest known tool that the name ends in, else the last part."""
@@ -69,14 +81,10 @@ class GroupAssigner:
         return parts[-1] if len(parts) > 1 else ""
 
 
-def _level(folder: str, tools: Collection[str], categories: Collection[Collection[str]]) -> int:
-    """1, 2 or 3: as the raw answer's folder says (`G2_answer`), else by what the dialogue offers."""
-    if match := re.match(r"G([123])(?:_|$)", folder):
-        return int(match[1])
-    if len(tools) <= 1:
-        return 1
-    shared = set.intersection(*map(set, categories)) if categories else set()
-    return 2 if shared else 3
+def level_of_folder(name: str) -> int | None:
+    """`G2_answer` → 2."""
+    match = re.match(r"G([123])(?:_|$)", name)
+    return int(match[1]) if match else None
 
 
 def _is_drawn(kind: str, name: str, share: float) -> bool:

@@ -75,6 +75,7 @@ class Repair(StrEnum):
     RETRY_HINT_DROPPED = "retry_hint_dropped"
     THOUGHT_DROPPED = "thought_dropped"
     SEVERAL_ACTIONS = "several_actions"
+    ARGUMENTS_FOR_ACTION_INPUT = "arguments_for_action_input"
     TRAILING_TEXT_DROPPED = "trailing_text_dropped"
     EMPTY_ARGUMENTS = "empty_arguments"
     PYTHON_LITERAL = "python_literal"

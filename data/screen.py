@@ -14,7 +14,7 @@ from data.augment import Augmenter
 from data.clean import check_conversation, reject
 from data.config import GENERATED, DataConfig, SourceConfig
 from data.fit import CountTokens, Fitted, fit
-from data.groups import Categories, GroupAssigner
+from data.groups import Categories, GroupAssigner, level_of_folder
 from data.near_duplicates import answer_key, bands_of, request_text
 from data.overlap import OverlapIndex
 from data.rejected import Rejected, RejectReason
@@ -95,11 +95,22 @@ class Screen:
         try:
             # With max_rows, a longer row may come after the last one that is read.
             if source.max_rows is None and (covered := self._covered(conversation, side, augmented, begun)):
-                return covered
+                return self._grouped(covered, conversation, source_index)
             fitted = self._fitted(conversation, source)
-            return fitted if isinstance(fitted, Rejected) else self._kept(fitted, side, augmented)
+            if isinstance(fitted, Rejected):
+                return fitted
+            return self._grouped(self._kept(fitted, side, augmented), conversation, source_index)
         except (StoreError, UnicodeEncodeError) as error:
             return reject(conversation, RejectReason.UNSTORABLE, str(error))
+
+    def _grouped(self, screened: Screened, conversation: Conversation, source_index: int) -> Screened:
+        """With the level of a ToolBench dialogue: by what it offered before anything was taken off or added."""
+        groups = self._groups.get(source_index)
+        known = level_of_folder(str(conversation.metadata.get("group", ""))) if groups is None else None
+        level = known if groups is None else groups.level(conversation)
+        if level is None:
+            return screened
+        return Screened(msgspec.structs.replace(screened.record, group=f"G{level}"), screened.line)
 
     def _covered(
         self, conversation: Conversation, side: str, augmented: tuple[str, ...], begun: Container[int]

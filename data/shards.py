@@ -27,6 +27,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     about: str = ""  # of a rejected row: the evaluation text that it shares
     side: str = ""  # "train", "heldout", or the held-out group
     category: str = ""
+    group: str = ""  # of ToolBench: G1, G2 or G3, where it is known
     calls: int = 0
     tools: int = 0
     length: int = 0

@@ -31,7 +31,7 @@ from data.sources.files import iter_pieces, read_piece
 from scripts import naive_toolbench
 from tinydispatch.formats import default_chat_template
 
-_POLL_S = 0.05
+_POLL_S = 0.25
 _PARTS = ("convert", "floor", "naive")
 
 
@@ -100,9 +100,8 @@ def measured(
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     process = subprocess.Popen(_command(way, file, arguments, workers, out or arguments.out))
     peak = 0
-    while process.poll() is None:
+    while not _has_ended(process):
         peak = max(peak, _memory(process.pid))
-        time.sleep(_POLL_S)
     wall_s = time.monotonic() - started
     if process.returncode:
         raise SystemExit(f"{way} ended with {process.returncode}")
@@ -113,6 +112,15 @@ def measured(
 def _command(way: str, file: Path, arguments: argparse.Namespace, workers: int, out: Path) -> list[str]:
     command = [sys.executable, "-m", "scripts.bench_data", "--way", way, "--file", str(file), "--workers", str(workers)]
     return [*command, "--tokenizer", str(arguments.tokenizer), "--out", str(out)]
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Waits a moment, but no longer than the process takes."""
+    try:
+        process.wait(_POLL_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _memory(pid: int) -> int:

@@ -14,7 +14,7 @@ from data.sources.toolbench_tools import ToolSet, read_tools
 from tinydispatch.tools import Conversation
 
 _API_LIST = "Specifically, you have access to the following APIs:"
-_ACTION = re.compile(r"^[ \t]*Action:[ \t]*(?P<name>[^\n]*?)[ \t]*\n\s*(?:Action Input|Arguments):", re.MULTILINE)
+_ACTION = re.compile(r"^[ \t]*Action:[ \t]*(?P<name>[^\n]*?)[ \t]*\n\s*(?P<word>Action Input|Arguments):", re.MULTILINE)
 
 
 def conversation_from_train_row(row: Any, row_id: str, *, keep_thoughts: bool = False) -> Conversation | Rejected:
@@ -65,8 +65,10 @@ def parse_action(text: str) -> ActionTurn:
         except LiteralError as error:
             problem = problem or f"'{block['name']}': {error}"
             continue
-        several = (Repair.SEVERAL_ACTIONS,) if len(blocks) > 1 else ()
-        return ActionTurn(thought, block["name"], parsed.arguments, several + parsed.repairs)
+        mended = (Repair.SEVERAL_ACTIONS,) if len(blocks) > 1 else ()
+        if block["word"] == "Arguments":
+            mended += (Repair.ARGUMENTS_FOR_ACTION_INPUT,)
+        return ActionTurn(thought, block["name"], parsed.arguments, mended + parsed.repairs)
     raise RowError(RejectReason.MALFORMED_CALL, problem)
 
 

@@ -91,5 +91,7 @@ def test_real_answers_are_held_out_under_their_groups(toolbench_dir: Path, tmp_p
     done = prepare(DataConfig(sources=(source,)), seed=0, out_dir=tmp_path, case_texts=[], count_tokens=None)
     held = [str(row.metadata["heldout_group"]) for row in read_conversations(done.heldout_path)]
     assert held
+    assert list(done.card.by_group) == ["G1", "G2", "G3"]
+    assert sum(done.card.by_group.values()) == done.card.kept
     assert {name: done.card.by_side[name] for name in set(held)} == {name: held.count(name) for name in held}
     assert set(held) <= {"G1_instruction", "G2_instruction", "G3_instruction"}

@@ -90,6 +90,7 @@ def test_thoughts_are_trained_on_request(train_row: Build) -> None:
         ('Action: f\nAction Input: {"city": "a\nb"}', {"city": "a\nb"}, Repair.RAW_CONTROL_CHARACTERS),
         ("Action: f\nAction Input: ", {}, Repair.EMPTY_ARGUMENTS),
         ('Action: f\nAction Input: "{\\"city\\": \\"Oslo\\"}"', {"city": "Oslo"}, Repair.DOUBLE_ENCODED),
+        ('Action: f\nArguments: {"a": 1}', {"a": 1}, Repair.ARGUMENTS_FOR_ACTION_INPUT),
         ('Action: g\nAction Input: {}\nAction: f\nArguments: {"a": 1}', {"a": 1}, Repair.SEVERAL_ACTIONS),
         ('Action: f\nAction Input: {"a": 1}\nAction: g\nAction Input: {"a"', {"a": 1}, Repair.SEVERAL_ACTIONS),
     ],
@@ -100,12 +101,6 @@ def test_a_mended_action_names_its_repair(
     conversation = kept(train_row("\nThought: \n" + assistant))
     assert conversation.calls == (ToolCall("f", arguments),)
     assert repair in repairs(conversation)
-
-
-def test_arguments_instead_of_action_input_is_no_repair(train_row: Build) -> None:
-    conversation = kept(train_row('Action: f\nArguments: {"a": 1}'))
-    assert conversation.calls == (ToolCall("f", {"a": 1}),)
-    assert repairs(conversation) == []
 
 
 def test_a_renamed_parameter_is_filled_under_its_listed_name(train_row: Build) -> None:
