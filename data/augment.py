@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
 from data.config import AugmentConfig
 from data.sources.categories import Behaviour
@@ -112,10 +113,7 @@ def with_masked_names(conversation: Conversation, rng: random.Random) -> Convers
     """Tools and top-level parameters under names that mean nothing: only descriptions tell what they are for."""
     numbers = rng.sample(range(10, 10 + 10 * len(conversation.tools)), len(conversation.tools))
     names = {tool.name: f"tool_{number}" for tool, number in zip(conversation.tools, numbers, strict=True)}
-    keys = {
-        tool.name: {key: f"p{i}" for i, key in enumerate(tool.parameters.get("properties", {}), 1)}
-        for tool in conversation.tools
-    }
+    keys = {tool.name: _masked_keys(tool.parameters) for tool in conversation.tools}
     tools = tuple(_masked_tool(json.dumps(_plain(tool)), names[tool.name]) for tool in conversation.tools)
     messages = tuple(
         replace(
@@ -131,6 +129,20 @@ def with_masked_names(conversation: Conversation, rng: random.Random) -> Convers
     return replace(conversation, messages=messages, tools=tools)
 
 
+# Next to these a schema may name its parameters again, anywhere inside.
+_NAMING = frozenset({
+    "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies",
+    "patternProperties", "propertyNames", "$ref", "$dynamicRef",
+})  # fmt: skip
+
+
+def _masked_keys(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Parameter → its new name; empty where the schema says more about parameters than their list does."""
+    if _NAMING & parameters.keys():
+        return {}
+    return {key: f"p{i}" for i, key in enumerate(parameters.get("properties", {}), 1)}
+
+
 def _plain(tool: Tool) -> dict[str, object]:
     return {"description": tool.description, "parameters": dict(tool.parameters)}
 
@@ -139,8 +151,9 @@ def _plain(tool: Tool) -> dict[str, object]:
 def _masked_tool(text: str, name: str) -> Tool:
     value = json.loads(text)
     parameters = value["parameters"]
-    keys = {key: f"p{i}" for i, key in enumerate(parameters.get("properties", {}), 1)}
-    masked = {**parameters, "properties": {keys[key]: spec for key, spec in parameters.get("properties", {}).items()}}
+    keys = _masked_keys(parameters)
+    properties = {keys.get(key, key): spec for key, spec in parameters.get("properties", {}).items()}
+    masked = {**parameters, "properties": properties}
     if "required" in parameters:
         masked["required"] = [keys.get(key, key) for key in parameters["required"]]
     return Tool(name, value["description"], masked)

@@ -54,6 +54,17 @@ def test_masked_names_stand_alike_in_the_list_the_calls_and_the_results(weather:
     assert tool.parameters["required"] == ["p1"]
 
 
+def test_parameters_that_a_schema_names_twice_keep_their_names(weather: Weather) -> None:
+    properties = {"a": {"type": "string"}, "b": {"type": "string"}}
+    for more in ({"dependentRequired": {"a": ["b"]}}, {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}):
+        arguments = {"a": "x", "b": "y"} if "oneOf" not in more else {"b": "y"}
+        tool = Tool("f", "", {"type": "object", "properties": properties, **more})
+        call = Message(Role.ASSISTANT, "", (ToolCall("f", arguments),))
+        changed = augmented(weather(tools=(tool,), messages=(weather().messages[0], call)), mask_names=1.0)
+        assert changed.calls[0].name != "f"
+        assert check_conversation(changed) is None
+
+
 def test_added_tools_resemble_the_called_one_and_are_no_twins_of_it(weather: Weather) -> None:
     def made(name: str, description: str) -> Tool:
         return Tool(name, description, {"type": "object", "properties": {}})

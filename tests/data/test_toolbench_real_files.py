@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data.config import DataConfig, ToolBenchSource
+from data.config import AugmentConfig, DataConfig, ToolBenchSource
 from data.prepare import prepare
 from data.rejected import Rejected
 from data.sources import read_source
 from data.sources.files import iter_rows
 from data.sources.toolbench_queries import tools_of_query
-from data.store import read_conversations
-from tinydispatch.tools import Conversation, Role
+from data.store import encode, read_conversations
+from tinydispatch.tools import Conversation, Role, check_calls
 
 TRAIN_ROWS = "toolbench/derived_toolllama_format.json"
 PROCESSED = "toolbench_history/data/toolllama/processed_answer/G1_demo_DFS_woFilter_w2.json"
@@ -77,6 +77,23 @@ def test_every_turn_of_the_real_rows_is_trained_once(toolbench_dir: Path, tmp_pa
         )
     assert trained[0] == trained[1]
     assert len(trained[0]) == 43
+
+
+def test_every_call_that_is_trained_fits_its_schema_whatever_was_done_to_its_row(
+    toolbench_dir: Path, tmp_path: Path
+) -> None:
+    source = ToolBenchSource(kind="toolbench", path=toolbench_dir / TRAIN_ROWS)
+    shares = AugmentConfig(no_call=0.3, distractors=0.5, mask_names=0.5, shuffle_tools=0.5)
+    config = DataConfig(sources=(source,), augment=shares, max_length_tokens=4000)
+    done = prepare(config, seed=1, out_dir=tmp_path, case_texts=[], count_tokens=lambda row: len(encode(row)))
+    assert done.card.augmented.keys() == {"no_call", "distractors", "mask_names", "shuffle_tools"}
+    assert done.card.shortened
+    rows = [row for path in (done.train_path, done.heldout_path) for row in read_conversations(path)]
+    trained = [call for row in rows for m in row.messages if m.is_trained for call in m.tool_calls]
+    assert len(trained) >= 10
+    for row in rows:
+        calls = [call for message in row.messages if message.is_trained for call in message.tool_calls]
+        assert check_calls(calls, row.tools) == []
 
 
 def test_all_api_lists_of_the_solvable_queries_become_valid_schemas(toolbench_dir: Path) -> None:
