@@ -25,7 +25,8 @@ def tokenizer() -> Tokenizer:
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator([Path(__file__).read_text("utf-8")], trainer)
+    # A space before a line break is one token where nothing follows, and two where a word does.
+    made.train_from_iterator([Path(__file__).read_text("utf-8"), *[" \n"] * 200], trainer)
     made.add_tokens([AddedToken(token, normalized=False) for token in formats.SPECIAL_TOKENS])
     return made
 

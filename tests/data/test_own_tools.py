@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from data.rejected import Rejected
 from data.sources.files import DataFileError
 from data.sources.openai_chat import conversation_from_openai
 from data.store import read_conversations
+from data.synth.schemas import filled_from_schema
+from data.synth.values import Context
 from scripts import generate_examples
 from tinydispatch.bundled import load_tools
 from tinydispatch.tools import Tool, check_calls
@@ -172,6 +176,23 @@ def test_each_kind_of_schema_has_values_of_its_own(name: str) -> None:
         assert list(strict.iter_errors(row.calls[0].arguments)) == []
         values.append(json.dumps(row.calls[0].arguments))
     assert len(set(values)) > (0 if name == "const" else 1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "least", "most"),
+    [
+        ({"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 3}, 1, 2),
+        ({"type": "integer", "exclusiveMinimum": 0, "minimum": 2, "maximum": 3}, 2, 3),
+        ({"type": "integer", "minimum": -5, "maximum": -5}, -5, -5),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.2}, 0.001, 0.199),
+        ({"type": "number", "maximum": -200}, -300, -200),
+        ({"type": "integer", "multipleOf": 7, "minimum": 8, "maximum": 20}, 14, 14),
+    ],
+)
+def test_a_number_keeps_within_its_bounds_at_the_first_draw(bounds: dict[str, Any], least: float, most: float) -> None:
+    for seed in range(50):
+        context = Context(random.Random(seed), dt.date(2026, 3, 19))
+        assert least <= filled_from_schema(bounds, "x", context, {}).value <= most
 
 
 def test_the_parts_of_a_nested_value_are_said_by_their_names() -> None:

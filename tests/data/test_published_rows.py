@@ -65,10 +65,10 @@ def test_a_call_tag_that_the_text_ends_in_holds_whole_calls_or_none() -> None:
     conversation = kept(conversation_from_when2call({**row, "chosen_response": reply}, "r"))
     assert conversation.calls == (ToolCall("get_rate", {"base": "USD"}),)
     assert conversation.metadata["repairs"] == [Repair.CALL_TAG_LEFT_OPEN]
-    cut = {**reply, "content": reply["content"][:-1]}
-    rejected = conversation_from_when2call({**row, "chosen_response": cut}, "r")
-    assert isinstance(rejected, Rejected)
-    assert rejected.reason is RejectReason.MALFORMED_CALL
+    for text in (reply["content"][:-1], f"<TOOLCALL>{json.dumps(CALL)} and then"):
+        rejected = conversation_from_when2call({**row, "chosen_response": {**reply, "content": text}}, "r")
+        assert isinstance(rejected, Rejected)
+        assert rejected.reason is RejectReason.MALFORMED_CALL
 
 
 def test_glaive_arguments_hold_apostrophes_and_a_row_may_have_no_functions() -> None:
