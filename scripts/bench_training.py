@@ -1,9 +1,9 @@
 """`python -m scripts.bench_training`: trained tokens per second, ours against SFTTrainer with its defaults, in turns.
 
 A scaled-down OPT with the real vocabulary, random weights, and random conversations with the lengths of ToolBench's
-(`scripts.training_workload`). In a round every variant makes the same optimizer steps, the first of which is not timed.
-Ratios count: seconds are those of whatever else the machine does. Where that is much, `--clock cpu` counts processor
-time instead; with OMP_NUM_THREADS=1 the two are the same on an idle machine.
+(`scripts.training_workload`). In a round every variant makes the same optimizer steps, the first of which is short and
+not timed. Ratios count: seconds are those of whatever else the machine does. Where that is much, `--clock cpu` counts
+processor time instead; with OMP_NUM_THREADS=1 the two are the same on an idle machine.
 
 Rounds are added to the file that `--out` names as they come, so a long measurement may be taken in parts.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
@@ -83,16 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = any_tokenizer(Path(folder))
         for _ in range(options.rounds):
-            rows = conversations(
-                options.batch * options.steps, options.trained_share, scale=options.length_scale, seed=len(rounds)
-            )
+            rows = _rows(options, len(rounds))
             rounds.append({})
             for variant in variants:
                 timing, loading = timed(variant, rows, tokenizer, options, Path(folder))
                 rounds[-1][variant.name] = {
                     "seconds": timing.seconds,
                     "trained": timing.trained_tokens,
-                    "loading": loading * timing.steps,
+                    "loading": loading,
                 }
                 print(f"round {len(rounds)} {variant.name}: {timing.seconds:.2f} s", file=sys.stderr, flush=True)
             if options.out is not None:
@@ -117,10 +115,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _rows(options: argparse.Namespace, seed: int) -> Dataset:
+    """A batch of short conversations for the step that is not timed, and those of the others."""
+    share, scale = options.trained_share, options.length_scale
+    first = conversations(options.batch, share, scale=scale / 20, seed=seed)
+    rest = conversations(options.batch * (options.steps - 1), share, scale=scale, seed=seed)
+    return concatenate_datasets([first, rest])
+
+
 def timed(
     variant: Variant, rows: Dataset, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace, folder: Path
 ) -> tuple[Timing, float]:
-    """The steps of one variant over the conversations, and the seconds that reading a batch takes of each."""
+    """The steps of one variant over the conversations, and the seconds that reading all batches takes."""
     torch.manual_seed(0)
     model = _model(options.width, options.layers)
     clock = StepClock(options.clock)
@@ -137,8 +143,9 @@ def timed(
         trainer.train()
     assert clock.timing is not None
     started = CLOCKS[options.clock]()
-    batches = sum(1 for _ in trainer.get_train_dataloader())
-    return clock.timing, (CLOCKS[options.clock]() - started) / batches
+    for _ in trainer.get_train_dataloader():
+        pass
+    return clock.timing, CLOCKS[options.clock]() - started
 
 
 def _ours(
@@ -155,7 +162,7 @@ def _ours(
     }
     run = load_run_config("opt350m", [f"training.{key}={value}" for key, value in settings.items()])
     trainer = make_trainer(run, model, tokenizer, rows, folder / "ours")
-    trainer.args.save_strategy = "no"
+    trainer.args.save_strategy, trainer.args.train_sampling_strategy = "no", "sequential"
     return trainer
 
 
@@ -182,6 +189,7 @@ def _sft_trainer(
         logging_steps=1000,
         disable_tqdm=True,
         seed=0,
+        train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         **settings,
     )
@@ -222,7 +230,7 @@ def table(rounds: Rounds, variants: Sequence[Variant]) -> str:
         rate = f"{statistics.median(rates):,.0f}"
         lines.append(f"| {variant.name} | {rate} | {_short(variant)} | {step} | {whole} |")
     shares = [found[_OURS].get("loading", 0.0) / found[_OURS]["seconds"] for found in rounds if _OURS in found]
-    return "\n".join([*lines, "", f"Reading batches: {statistics.median(shares):.1%} of ours."])
+    return "\n".join([*lines, "", f"Reading batches takes {statistics.median(shares):.1%} of our time."])
 
 
 def _short(variant: Variant) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.training.samples import MakeRun
 from training import tracking as module
 from training.config import TrackingConfig, WandbMode
+from training.sft import train
 from training.tracking import tracking, upload_files, wandb_mode
 
 
@@ -137,6 +140,28 @@ def test_a_continued_training_is_recorded_into_the_run_that_it_began(
                 assert (tmp_path / "wandb" / "run_id").read_text("utf-8") == ids[-1]
             monkeypatch.setenv("RANK", "0")
     assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.slow
+def test_a_training_is_recorded_offline_with_recipe_loss_rates_and_failed_cases(
+    make_run: MakeRun, train_path: Path
+) -> None:
+    run = make_run(
+        tracking__wandb="offline",
+        training__max_steps=2,
+        training__save_steps=1,
+        training__pass_rate__every_steps=1,
+        training__pass_rate__max_cases=2,
+        training__pass_rate__max_new_tokens=4,
+    )
+    train(run, train_path, run.run_dir)
+    run_id = (run.run_dir / "wandb" / "run_id").read_text("utf-8")
+    (record,) = (run.run_dir / "wandb").glob(f"offline-run-*/run-{run_id}.wandb")
+    wanted = {b"recipe", b"muon_learning_rate", b"train/loss", b"pass_rate/overall", b"failed_cases"}
+    deadline_s = time.monotonic() + 60
+    while missing := {text for text in wanted if text not in record.read_bytes()}:
+        assert time.monotonic() < deadline_s, missing  # wandb's own process writes the file, a little later
+        time.sleep(0.2)
 
 
 def test_nothing_is_uploaded_where_nothing_is_tracked(tmp_path: Path, export: Path) -> None:
