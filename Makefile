@@ -40,9 +40,10 @@ bench-dispatch: $(VENV)/.installed
 bench-train: $(VENV)/.installed
 	$(BIN)/python -m scripts.bench_training $(OPTIONS)
 
-# Tokens per second and share of the memory's bandwidth at OPT-350M's size, against llama.cpp on a gpt2 model of that size.
+# Tokens per second and share of the memory's bandwidth at OPT-350M's size, against llama.cpp on a gpt2 model of that size,
+# or, with PATCHED=path/to/libllama.so (docs/benchmarks/gguf.md), against llama.cpp's own opt.
 bench-gguf: $(VENV)/.installed
-	$(BIN)/python -m scripts.bench_opt
+	$(BIN)/python -m scripts.bench_opt $(if $(PATCHED),--patched $(PATCHED)) $(OPTIONS)
 
 # Three retrainings of nano in a row: promoted, refused, skipped.
 retrain-demo: $(VENV)/.installed

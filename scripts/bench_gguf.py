@@ -1,65 +1,175 @@
 """Speed and memory of GGUF files side by side: `python -m scripts.bench_gguf FIRST.gguf SECOND.gguf …`.
 
-Each row is one file: prefill and decode in tokens a second (medians, the files taking turns), their ratio to the first
-file, and how much of the memory's bandwidth decoding uses: bytes of weights that a token needs, times tokens a
-second, over what the same threads read from a large array. With one thread the processor's time is counted and not
-the wall's, so that a busy machine does not spoil it. Each file's memory is measured in a process of its own.
+Each row is one file in a process of its own, the processes taking turns: prefill and decode in tokens a second
+(medians), their ratios to the first file's (medians of the ratios within a turn), how much of the memory's bandwidth
+decoding uses (bytes of weights that a token needs, times tokens a second, over what as many threads read from a large
+array), and peak memory. With one thread the processor's time is counted and not the wall's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
 
-import numpy as np
-
+from scripts.gguf_speed import MemoryReader, Speed, clock_for
 from tinydispatch.ggml.header import read_header
-from tinydispatch.ggml.model import GgufModel, default_threads
-from tinydispatch.ggml.open import open_model
+from tinydispatch.ggml.library import LIBRARY_VARIABLE
+from tinydispatch.ggml.model import default_threads
 
-_ARRAY_BYTES = 256 << 20
 # Rows that are looked up, not multiplied: a token reads one of them.
 _LOOKED_UP = ("position_embd.weight",)
 
 
-@dataclass
-class Timing:
-    """Tokens a second of one file, a number per repetition."""
+@dataclass(frozen=True)
+class Contestant:
+    """A file and what runs it: the graph that suits it or llama.cpp's own, on the wheel's library or another."""
 
-    prefill: list[float] = field(default_factory=list)
-    decode: list[float] = field(default_factory=list)
+    label: str
+    path: Path
+    is_llama_cpp: bool = False
+    has_flash: bool = False
+    library: Path | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured: so many tokens at once, then so many one by one, each file `repeats` times."""
+
+    prompt: int
+    generate: int
+    repeats: int
+    threads: int
+
+
+class BenchError(ValueError):
+    """A contestant that cannot run; the message is its own."""
+
+
+class _Worker:
+    """The process of one contestant."""
+
+    def __init__(self, contestant: Contestant, bench: Bench) -> None:
+        command = [sys.executable, "-m", "scripts.gguf_speed", str(contestant.path)]
+        command += ["--prompt", str(bench.prompt), "--generate", str(bench.generate), "--threads", str(bench.threads)]
+        command += ["--llama-cpp"] * contestant.is_llama_cpp + ["--flash"] * contestant.has_flash
+        library = {LIBRARY_VARIABLE: str(contestant.library.resolve())} if contestant.library else {}
+        self._process = subprocess.Popen(
+            command,
+            env=os.environ | library,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._read_line()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._process:
+            self._pipe(self._process.stdin).close()
+
+    def measure(self) -> Speed:
+        """One repetition."""
+        pipe = self._pipe(self._process.stdin)
+        pipe.write("\n")
+        pipe.flush()
+        return Speed(**json.loads(self._read_line()))
+
+    def _read_line(self) -> str:
+        line = self._pipe(self._process.stdout).readline()
+        if not line:
+            raise BenchError(self._pipe(self._process.stderr).read().strip() or "the measuring process ended")
+        return line
+
+    @staticmethod
+    def _pipe(stream: IO[str] | None) -> IO[str]:
+        assert stream is not None
+        return stream
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 2 for a file that cannot be run."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.measure_memory:
-            print(_peak_megabytes(arguments.models[0], arguments.prompt, arguments.generate, arguments.threads))
-            return 0
+        contestants = [Contestant(path.name, path) for path in arguments.models]
         threads = arguments.threads or max(default_threads(path.stat().st_size) for path in arguments.models)
-        models = {path: open_model(path, arguments.prompt + arguments.generate, threads) for path in arguments.models}
+        print(compare(contestants, Bench(arguments.prompt, arguments.generate, arguments.repeats, threads)))
     except (ValueError, OSError) as error:
         print(f"bench_gguf: {error}", file=sys.stderr)
         return 2
-    clock = time.process_time if threads == 1 else time.perf_counter
-    timings = {path: Timing() for path in models}
-    bandwidth: list[float] = []
-    for _ in range(arguments.repeats):
-        for path, model in models.items():
-            bandwidth.append(_read_bandwidth(threads, clock))
-            _measure(model, timings[path], arguments.prompt, arguments.generate, clock)
-    for model in models.values():
-        model.close()
-    _print_table(timings, statistics.median(bandwidth), arguments, threads)
     return 0
+
+
+def compare(contestants: Sequence[Contestant], bench: Bench) -> str:
+    """A table of all contestants, measured in turns.
+
+    Raises:
+        BenchError: one of them cannot run.
+    """
+    for path in {contestant.path for contestant in contestants}:
+        _drop_from_memory(path)
+    clock, reader = clock_for(bench.threads), MemoryReader(bench.threads)
+    bandwidth: list[float] = []
+    speeds: list[list[Speed]] = [[] for _ in contestants]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_Worker(contestant, bench)) for contestant in contestants]
+        for repeat in range(bench.repeats + 1):
+            bandwidth.append(reader.bandwidth(clock))
+            for worker, found in zip(workers, speeds, strict=True):
+                speed = worker.measure()
+                if repeat:  # the first turn reads the files into memory
+                    found.append(speed)
+    return _table(contestants, speeds, statistics.median(bandwidth), bench)
+
+
+def _drop_from_memory(path: Path) -> None:
+    """Let the file be read anew, as after a restart: it then comes in huge pages; what was just written does not."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _table(contestants: Sequence[Contestant], speeds: Sequence[Sequence[Speed]], bandwidth: float, bench: Bench) -> str:
+    lines = [
+        f"{bench.threads} threads, prompt of {bench.prompt}, {bench.generate} generated, {bench.repeats} repetitions; "
+        f"memory is read at {bandwidth / 1e9:.1f} GB/s",
+        f"{'':<40}" + "".join(f"{name:>10}" for name in ("MB", "prefill/s", "ratio", "decode/s", "ratio"))
+        + f"{'bandwidth':>11}{'peak MB':>9}",
+    ]  # fmt: skip
+    first = speeds[0]
+    for contestant, found in zip(contestants, speeds, strict=True):
+        decode = statistics.median(speed.decode for speed in found)
+        share = decode * bytes_per_token(contestant.path) / bandwidth
+        prefill_ratio = statistics.median(a.prefill / b.prefill for a, b in zip(found, first, strict=True))
+        decode_ratio = statistics.median(a.decode / b.decode for a, b in zip(found, first, strict=True))
+        lines.append(
+            f"{contestant.label:<40}{contestant.path.stat().st_size / 1e6:>10.1f}"
+            f"{statistics.median(speed.prefill for speed in found):>10.1f}{prefill_ratio:>10.2f}"
+            f"{decode:>10.1f}{decode_ratio:>10.2f}{share:>11.0%}{found[-1].peak_mb:>9.0f}"
+        )
+    return "\n".join(lines)
+
+
+def bytes_per_token(path: Path) -> int:
+    """Bytes of weights that one token's computation reads."""
+    tensors = read_header(path).tensors
+    has_head = any(tensor.name == "output.weight" for tensor in tensors)
+    skipped = (*_LOOKED_UP, "token_embd.weight") if has_head else _LOOKED_UP
+    return sum(tensor.n_bytes for tensor in tensors if tensor.name not in skipped)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,76 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--generate", type=int, default=64, help="tokens decoded one by one (default 64)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: as many as suit the largest file")
-    parser.add_argument("--measure-memory", action="store_true", help=argparse.SUPPRESS)
     return parser
-
-
-def _measure(
-    model: GgufModel, timing: Timing, n_prompt: int, n_generate: int, clock: Callable[[], float] = time.perf_counter
-) -> None:
-    ids = np.random.default_rng(0).integers(5, min(model.n_vocab, 1000), n_prompt + n_generate).tolist()
-    model.truncate(0)
-    started = clock()
-    model.decode(ids[:n_prompt])
-    prefilled = clock()
-    for token in ids[n_prompt:]:
-        model.decode([token])
-    timing.prefill.append(n_prompt / (prefilled - started))
-    timing.decode.append(n_generate / (clock() - prefilled))
-
-
-def _read_bandwidth(threads: int, clock: Callable[[], float]) -> float:
-    """Bytes a second that so many threads read, summing an array far larger than any cache."""
-    parts = np.array_split(np.ones(_ARRAY_BYTES // 8), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        started = clock()
-        list(pool.map(np.sum, parts))
-        return _ARRAY_BYTES / (clock() - started)
-
-
-def _bytes_per_token(path: Path) -> int:
-    tensors = read_header(path).tensors
-    has_head = any(tensor.name == "output.weight" for tensor in tensors)
-    skipped = (*_LOOKED_UP, "token_embd.weight") if has_head else _LOOKED_UP
-    return sum(tensor.n_bytes for tensor in tensors if tensor.name not in skipped)
-
-
-def _peak_megabytes(path: Path, n_prompt: int, n_generate: int, threads: int | None) -> int:
-    with open_model(path, n_prompt + n_generate, threads) as model:
-        _measure(model, Timing(), n_prompt, min(n_generate, 4))
-    # Unlike getrusage's, this peak begins with the program and not with the process that started it.
-    peak = next(line for line in Path("/proc/self/status").read_text("ascii").splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) // 1024
-
-
-def _print_table(timings: dict[Path, Timing], bandwidth: float, arguments: argparse.Namespace, threads: int) -> None:
-    print(
-        f"{threads} threads, prompt {arguments.prompt}, {arguments.repeats} repetitions; "
-        f"memory is read at {bandwidth / 1e9:.1f} GB/s"
-    )
-    head = ("file", "MB", "graph", "prefill/s", "ratio", "decode/s", "ratio", "bandwidth", "peak MB")
-    print(f"{head[0]:<36}" + "".join(f"{name:>10}" for name in head[1:]))
-    first = next(iter(timings.values()))
-    for path, timing in timings.items():
-        prefill, decode = statistics.median(timing.prefill), statistics.median(timing.decode)
-        share = decode * _bytes_per_token(path) / bandwidth
-        values = (
-            f"{path.stat().st_size / 1e6:.1f}",
-            read_header(path).architecture,
-            f"{prefill:.1f}",
-            f"{prefill / statistics.median(first.prefill):.2f}",
-            f"{decode:.1f}",
-            f"{decode / statistics.median(first.decode):.2f}",
-            f"{share:.0%}",
-            _memory(path, arguments),
-        )
-        print(f"{path.name:<36}" + "".join(f"{value:>10}" for value in values))
-
-
-def _memory(path: Path, arguments: argparse.Namespace) -> str:
-    options = ["--prompt", str(arguments.prompt), "--threads", str(arguments.threads or 1), "--measure-memory"]
-    command = [sys.executable, "-m", "scripts.bench_gguf", str(path), *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Our OPT graph against llama.cpp at the size of OPT-350M: `python -m scripts.bench_opt`.
+"""Our OPT graph against llama.cpp at the size of OPT-350M: `python -m scripts.bench_opt`, or `make bench-gguf`.
 
-For each of Q8_0 and Q4_K_M random files take turns: llama.cpp on `gpt2` with 24 layers of 1,024, ours on
-`opt` with exactly the same matrices, and ours on OPT-350M itself, whose embedding is half as wide. The speed of a model
-does not depend on its weights, so a few rows are quantized and repeated.
+For Q8_0 and Q4_K_M each, on random files. With `--patched`, the library that `export.llama_cpp.build` made, llama.cpp's
+own graph of `opt` takes turns with ours, ours on the same library and on the wheel's. Without it, llama.cpp runs `gpt2`
+with 24 layers of 1,024, ours `opt` with exactly the same matrices and OPT-350M itself, whose embedding is half as wide.
+The speed of a model does not depend on its weights, so a few rows are quantized and repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ import torch
 from export.config import Quantization
 from export.quantize import encode
 from export.tensor_types import tensor_types
+from scripts.bench_gguf import Bench, Contestant, compare
 from tinydispatch.ggml.header import TENSOR_BLOCKS
+from tinydispatch.ggml.model import default_threads
 from tinydispatch.ggml.opt_shape import OptShape
 
 _N_VOCAB, _REPEATED_ROWS = 50_272, 64
@@ -55,27 +57,47 @@ _MODELS = {"gpt2-same-size": ("gpt2", _SAME_SIZE), "opt-same-size": ("opt", _SAM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The status of the first comparison that failed, else 0."""
+    """0, or 2 where a file cannot be made or run."""
     arguments = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="bench-opt-") as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for quantization in (Quantization.Q8_0, Quantization.Q4_K_M):
-            paths = []
-            for name, (architecture, shape) in _MODELS.items():
-                path = folder / f"{name}-{quantization}.gguf"
-                if not path.is_file():
-                    write_model(path, architecture, shape, quantization)
-                paths.append(str(path))
-            options = ["--prompt", str(arguments.prompt), "--generate", str(arguments.generate)]
-            options += ["--repeats", str(arguments.repeats)]
-            options += ["--threads", str(arguments.threads)] if arguments.threads else []
+            contestants = _contestants(folder, quantization, arguments.patched)
+            threads = arguments.threads or default_threads(contestants[0].path.stat().st_size)
+            bench = Bench(arguments.prompt, arguments.generate, arguments.repeats, threads)
             print(f"\n{quantization}", flush=True)
-            # A process of its own returns the memory of one comparison before the next.
-            done = subprocess.run([sys.executable, "-m", "scripts.bench_gguf", *paths, *options], check=False)
-            if done.returncode:
-                return done.returncode
+            try:
+                print(compare(contestants, bench), flush=True)
+            except (ValueError, OSError) as error:
+                print(f"bench_opt: {error}", file=sys.stderr)
+                return 2
     return 0
+
+
+def _contestants(folder: Path, quantization: Quantization, patched: Path | None) -> list[Contestant]:
+    """Llama.cpp first: the patched one on OPT-350M itself, else the wheel's on a gpt2 model with as large matrices."""
+    opt = _model_file(folder, "opt-350m", quantization)
+    ours = Contestant("opt-350m, ours", opt)
+    if patched is not None:
+        return [
+            Contestant("opt-350m, patched llama.cpp", opt, is_llama_cpp=True, library=patched),
+            Contestant("opt-350m, patched llama.cpp, flash", opt, is_llama_cpp=True, has_flash=True, library=patched),
+            Contestant("opt-350m, ours on that library", opt, library=patched),
+            ours,
+        ]
+    return [
+        Contestant("gpt2 of the same size, llama.cpp", _model_file(folder, "gpt2-same-size", quantization)),
+        Contestant("opt of the same size, ours", _model_file(folder, "opt-same-size", quantization)),
+        ours,
+    ]
+
+
+def _model_file(folder: Path, name: str, quantization: Quantization) -> Path:
+    path = folder / f"{name}-{quantization}.gguf"
+    if not path.is_file():
+        write_model(path, *_MODELS[name], quantization)
+    return path
 
 
 def write_model(path: Path, architecture: str, shape: OptShape, quantization: Quantization) -> None:
@@ -137,9 +159,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench_opt", description=__doc__)
-    parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--generate", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patched", type=Path, metavar="libllama.so", help="what export.llama_cpp.build made")
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--generate", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: as many as suit the files")
     parser.add_argument("--folder", type=Path, help="keep the files there (1.9 GB), and take those that are there")
     return parser

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from export.llama_cpp.build import BuildError, main, patch_source
+from export.llama_cpp.build import BuildError, install, is_patched, main, patch_source
 from tinydispatch.ggml import opt_shape
+from tinydispatch.ggml.library import LIBRARY_VARIABLE, find_library
 
 _FOLDER = Path(__file__).parents[2] / "export" / "llama_cpp"
 _PATCH = (_FOLDER / "opt.patch").read_text("utf-8")
@@ -33,13 +34,12 @@ def _original(folder: Path) -> Path:
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="patch(1) is not installed")
 def test_the_patch_fits_its_lines_exactly_and_brings_the_new_file(tmp_path: Path) -> None:
-    source = _original(tmp_path / "source")
-    patched = patch_source(source, tmp_path / "patched")
+    patched = tmp_path / "patched"
+    patch_source(_original(tmp_path / "source"), patched)
     assert '{ LLM_ARCH_OPT,              "opt"              },' in (patched / "src" / "llama-arch.cpp").read_text(
         "utf-8"
     )
-    assert (patched / "src" / "models" / "opt.cpp").is_file()
-    assert patch_source(source, tmp_path / "patched") == patched  # what was built from it stays
+    assert is_patched(patched)
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="patch(1) is not installed")
@@ -57,6 +57,21 @@ def test_a_folder_without_llama_cpp_is_one_line(tmp_path: Path, capsys: pytest.C
         pytest.skip("cmake or patch(1) is not installed")
     assert main(["--out", str(tmp_path / "out"), "--source", str(tmp_path)]) == 2
     assert "holds no source of llama.cpp" in capsys.readouterr().err
+
+
+def test_installed_libraries_are_the_ones_that_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    built = tmp_path / "bin"
+    built.mkdir()
+    with pytest.raises(BuildError, match=r"holds no libllama\.so"):
+        install(built)
+    (built / "libllama.so.0").write_text("new")
+    (built / "libllama.so").symlink_to("libllama.so.0")
+    install(built)
+    folder = install(built)
+    assert find_library() == (folder / "libllama.so.0").resolve()
+    assert find_library().read_text() == "new"
 
 
 def test_the_patch_reads_every_tensor_that_our_graph_reads() -> None:

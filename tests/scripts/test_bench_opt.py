@@ -8,6 +8,8 @@ import pytest
 
 from export.config import Quantization
 from scripts import bench_opt
+from scripts.bench_gguf import Bench, BenchError, Contestant, bytes_per_token, compare
+from scripts.gguf_speed import MemoryReader, clock_for
 from tinydispatch.ggml.header import read_header
 from tinydispatch.ggml.open import open_model
 
@@ -38,3 +40,35 @@ def test_the_two_files_that_are_compared_hold_as_many_bytes_of_matrices(tmp_path
         bench_opt.write_model(path, architecture, shape, Quantization.Q8_0)
         sizes.append(sum(tensor.n_bytes for tensor in read_header(path).tensors))
     assert sizes[0] == sizes[1]
+
+
+def test_files_take_turns_in_processes_of_their_own_and_share_a_table(tmp_path: Path) -> None:
+    shape = replace(bench_opt._SAME_SIZE, **_SMALL, embedding_width=64)
+    paths = []
+    for architecture in ("gpt2", "opt"):
+        paths.append(tmp_path / f"{architecture}.gguf")
+        bench_opt.write_model(paths[-1], architecture, shape, Quantization.Q8_0)
+    contestants = [Contestant(path.stem, path) for path in paths]
+    table = compare(contestants, Bench(prompt=8, generate=2, repeats=1, threads=1)).splitlines()
+    assert [line.split()[0] for line in table[2:]] == ["gpt2", "opt"]
+    assert table[2].split()[3] == table[2].split()[5] == "1.00"
+
+
+def test_a_contestant_that_cannot_run_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "opt.gguf"
+    shape = replace(bench_opt._SAME_SIZE, **_SMALL, embedding_width=64)
+    bench_opt.write_model(path, "opt", shape, Quantization.Q8_0)
+    with pytest.raises(BenchError, match="unknown model architecture"):
+        compare([Contestant("unpatched", path, is_llama_cpp=True)], Bench(8, 2, 1, 1))
+
+
+def test_a_token_reads_all_weights_but_the_positions(tmp_path: Path) -> None:
+    path = tmp_path / "opt.gguf"
+    shape = replace(bench_opt._SAME_SIZE, **_SMALL, embedding_width=64)
+    bench_opt.write_model(path, "opt", shape, Quantization.Q8_0)
+    tensors = {tensor.name: tensor.n_bytes for tensor in read_header(path).tensors}
+    assert bytes_per_token(path) == sum(tensors.values()) - tensors["position_embd.weight"]
+
+
+def test_reading_memory_is_timed() -> None:
+    assert MemoryReader(2).bandwidth(clock_for(2)) > 1e8

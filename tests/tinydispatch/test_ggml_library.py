@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from tinydispatch.ggml import bindings, library
-from tinydispatch.ggml.library import LIBRARY_VARIABLE, LlamaLibrary, LlamaLibraryError, find_library, load_library
+from tinydispatch.ggml.library import (
+    LIBRARY_VARIABLE,
+    LlamaLibrary,
+    LlamaLibraryError,
+    find_library,
+    load_library,
+    native_folder,
+)
 
 
 def test_the_library_is_loaded_once() -> None:
@@ -45,6 +52,22 @@ def test_the_variable_naming_no_file_is_an_error_that_names_both(monkeypatch: py
     monkeypatch.setenv(LIBRARY_VARIABLE, "/nowhere/libllama.so")
     with pytest.raises(LlamaLibraryError, match=f"{LIBRARY_VARIABLE}=/nowhere/libllama.so: no such file"):
         load_library()
+
+
+def test_a_library_built_for_the_machine_is_taken_before_the_wheels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert find_library().name.startswith("xllamacpp")
+    native = tmp_path / "tinydispatch" / f"llama.cpp-{bindings.LLAMA_VERSION}" / "libllama.so"
+    native.parent.mkdir(parents=True)
+    native.touch()
+    assert native == native_folder() / "libllama.so"
+    assert find_library() == native
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "tinydispatch"))
+    with pytest.raises(LlamaLibraryError, match="no such file"):  # what is named goes before what lies there
+        find_library()
 
 
 def test_changing_the_variable_after_loading_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

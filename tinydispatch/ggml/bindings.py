@@ -122,6 +122,21 @@ class InitParams(c.Structure):
     _fields_ = (("mem_size", c.c_size_t), ("mem_buffer", c.c_void_p), ("no_alloc", c.c_bool))
 
 
+class ThreadpoolParams(c.Structure):
+    """`struct ggml_threadpool_params`."""
+
+    _fields_ = (
+        ("cpumask", c.c_bool * 512),
+        ("n_threads", c.c_int),
+        ("priority", c.c_int),
+        ("poll", c.c_uint32),
+        ("strict_cpu", c.c_bool),
+        ("paused", c.c_bool),
+    )
+
+
+THREADPOOL_POLL = 50  # by default
+
 # What the defaults are in this version. A field that moved would show other values here.
 MODEL_DEFAULTS = {"n_gpu_layers": -1, "main_gpu": 0, "vocab_only": False, "use_extra_bufts": True, "load_mtp": False}
 CONTEXT_DEFAULTS = {
@@ -212,6 +227,7 @@ SIGNATURES |= {
     "ggml_build_forward_expand": (None, (_HANDLE, _TENSOR)),
     "ggml_gallocr_new": (_HANDLE, (_HANDLE,)),
     "ggml_gallocr_alloc_graph": (c.c_bool, (_HANDLE, _HANDLE)),
+    "ggml_gallocr_get_buffer_size": (_SIZE, (_HANDLE, c.c_int)),
     "ggml_gallocr_free": (None, (_HANDLE,)),
     "ggml_backend_init_by_type": (_HANDLE, (c.c_int, c.c_char_p)),
     "ggml_backend_free": (None, (_HANDLE,)),
@@ -219,6 +235,9 @@ SIGNATURES |= {
     "ggml_backend_get_device": (_HANDLE, (_HANDLE,)),
     "ggml_backend_dev_backend_reg": (_HANDLE, (_HANDLE,)),
     "ggml_backend_reg_get_proc_address": (_HANDLE, (_HANDLE, c.c_char_p)),
+    "ggml_backend_dev_supports_op": (c.c_bool, (_HANDLE, _TENSOR)),
+    "ggml_backend_buft_name": (c.c_char_p, (_HANDLE,)),
+    "ggml_threadpool_params_default": (ThreadpoolParams, (c.c_int,)),
     "ggml_backend_graph_compute": (c.c_int, (_HANDLE, _HANDLE)),
     "ggml_backend_cpu_buffer_from_ptr": (_HANDLE, (c.c_void_p, _SIZE)),
     "ggml_backend_alloc_ctx_tensors_from_buft": (_HANDLE, (_CONTEXT, _HANDLE)),
@@ -243,6 +262,4 @@ SIGNATURES |= {
     "ggml_cont_3d": (_TENSOR, (_CONTEXT, _TENSOR, *[_DIMENSION] * 3)),
     "ggml_reshape_4d": (_TENSOR, (_CONTEXT, _TENSOR, *[_DIMENSION] * 4)),
     "ggml_get_data": (c.c_void_p, (_TENSOR,)),
-    "ggml_gallocr_get_buffer_size": (_SIZE, (_HANDLE, c.c_int)),
-    "ggml_backend_dev_supports_op": (c.c_bool, (_HANDLE, _TENSOR)),
 }

@@ -16,7 +16,7 @@ from typing import Any
 from tinydispatch.ggml import bindings
 
 LIBRARY_VARIABLE = "TINYDISPATCH_LLAMA_LIB"
-_WHEEL = "xllamacpp"
+_WHEEL, _NATIVE_NAME = "xllamacpp", "libllama.so"
 PIN = "xllamacpp==2026.10.11549"
 
 logger = logging.getLogger("tinydispatch.llama")
@@ -118,7 +118,8 @@ _loaded: LlamaLibrary | None = None
 def load_library() -> LlamaLibrary:
     """The one llama.cpp library of this process, loaded by the first call.
 
-    `TINYDISPATCH_LLAMA_LIB` names a natively built `libllama.so`; without it the xllamacpp wheel's is used.
+    `TINYDISPATCH_LLAMA_LIB` names a natively built `libllama.so`; without it the one in `native_folder()` is used, and
+    where there is none the xllamacpp wheel's.
 
     Raises:
         LlamaLibraryError: nothing to load, another version, or another llama.cpp is already in this process.
@@ -137,6 +138,13 @@ def load_library() -> LlamaLibrary:
         return _loaded
 
 
+def native_folder() -> Path:
+    """Where a `libllama.so` built for this machine is looked for; its name holds the version, so an old one is left."""
+    data = os.environ.get("XDG_DATA_HOME")
+    base = Path(data) if data else Path.home() / ".local" / "share"
+    return base / "tinydispatch" / f"llama.cpp-{bindings.LLAMA_VERSION}"
+
+
 def find_library() -> Path:
     """Where the library lies; loads nothing.
 
@@ -148,6 +156,8 @@ def find_library() -> Path:
         if not path.is_file():
             raise LlamaLibraryError(f"{LIBRARY_VARIABLE}={named}: no such file")
         return path
+    if (native := native_folder() / _NATIVE_NAME).is_file():
+        return native.resolve()
     spec = importlib.util.find_spec(_WHEEL)  # finds without importing: the import would start its own server code
     if spec is None or spec.origin is None:
         raise LlamaLibraryError(

@@ -1,4 +1,7 @@
-"""Whether llama.cpp would lay a type's weights out anew for this processor, which a mapped file cannot have."""
+"""Layouts of ggml's own, in which this processor multiplies matrices of some number formats faster than the file's.
+
+A mapped file cannot have them: weights that are laid out anew are copies.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,16 @@ from tinydispatch.ggml.bindings import InitParams
 
 _ExtraBuffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 # A matrix that every such layout takes: whole blocks, and as many rows as the widest interleaves.
-_ROW_LENGTH, _N_ROWS = 256, 64
+_ROW_LENGTH, N_ROWS = 256, 64
 
 
 def is_repacked(c: Any, backend: int, type_id: int) -> bool:
     """Whether one of ggml's own layouts multiplies matrices of that type here (on ARM Q8_0 with dot products, say)."""
+    return layout(c, backend, type_id) is not None
+
+
+def layout(c: Any, backend: int, type_id: int) -> int | None:
+    """The kind of buffer whose layout multiplies matrices of that type, if they have a multiple of `N_ROWS` rows."""
     device = c.ggml_backend_get_device(backend)
     registry = c.ggml_backend_dev_backend_reg(device)
     address = c.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
@@ -22,9 +30,9 @@ def is_repacked(c: Any, backend: int, type_id: int) -> bool:
     index = 0
     while kinds and kinds[index]:
         if _multiplies(c, device, kinds[index], type_id):
-            return True
+            return int(kinds[index])
         index += 1
-    return False
+    return None
 
 
 def _multiplies(c: Any, device: int, buffer_type: int | None, type_id: int) -> bool:
@@ -32,7 +40,7 @@ def _multiplies(c: Any, device: int, buffer_type: int | None, type_id: int) -> b
     others = c.ggml_init(InitParams(2 * c.ggml_tensor_overhead(), None, True))
     buffer = None
     try:
-        matrix = c.ggml_new_tensor_2d(weights, type_id, _ROW_LENGTH, _N_ROWS)
+        matrix = c.ggml_new_tensor_2d(weights, type_id, _ROW_LENGTH, N_ROWS)
         buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(weights, buffer_type)
         if not buffer:
             return False

@@ -3,52 +3,110 @@
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tinydispatch.ggml.bindings import InitParams
-from tinydispatch.ggml.header import GgufError, GgufHeader
+from tinydispatch.ggml.header import GgufError, GgufHeader, TensorInfo
+from tinydispatch.ggml.repack import N_ROWS, layout
+
+# Rows of these are looked up, which only the file's own order of numbers allows.
+_TABLES = ("token_embd.weight", "position_embd.weight")
 
 
 class MappedWeights:
-    """The tensors of a checked file by name, as ggml handles. Nothing is copied; pages are read when first used.
+    """The tensors of a checked file by name, as ggml handles; pages are read when first used.
+
+    Nothing is copied; but with a `backend`, matrices of number formats that it multiplies faster in another layout are
+    kept in that one, and their pages given back to the system. `repacks` is for benchmarks to compare.
 
     Raises:
         GgufError: the file became shorter since its header was read.
     """
 
-    def __init__(self, c: Any, header: GgufHeader) -> None:
+    repacks: ClassVar[bool] = True
+
+    def __init__(self, c: Any, header: GgufHeader, backend: int | None = None) -> None:
         self._c = c
-        self._context: int | None = None
-        self._buffer: int | None = None
+        self._contexts: list[int] = []
+        self._buffers: list[int] = []
         self.handles: dict[str, int] = {}
+        self.shapes = {tensor.name: tensor.shape for tensor in header.tensors}
+        self.repacked: set[str] = set()
         with header.path.open("rb") as stream:
             self._map: mmap.mmap | None = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._pages: Any = np.frombuffer(self._map, dtype=np.uint8)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)  # heeded where the file is not in memory yet
+        self._pages: npt.NDArray[np.uint8] | None = np.frombuffer(self._map, dtype=np.uint8)
         end = max((header.data_offset + tensor.offset + tensor.n_bytes for tensor in header.tensors), default=0)
         if end > self._pages.size:
             raise GgufError(header.path, f"truncated since it was checked: {self._pages.size} bytes of {end}")
-        base = self._pages.ctypes.data
-        self._context = c.ggml_init(InitParams(len(header.tensors) * c.ggml_tensor_overhead(), None, True))
-        self._buffer = c.ggml_backend_cpu_buffer_from_ptr(base, self._pages.size)
-        for tensor in header.tensors:
-            new = c.ggml_new_tensor_1d if len(tensor.shape) == 1 else c.ggml_new_tensor_2d
-            handle = new(self._context, tensor.type_id, *tensor.shape)
-            # The header's reader has its own table of block sizes; past the mapping, native code would abort.
-            assert c.ggml_nbytes(handle) == tensor.n_bytes, f"{tensor.name}: ggml counts another number of bytes"
-            c.ggml_backend_tensor_alloc(self._buffer, handle, base + header.data_offset + tensor.offset)
-            self.handles[tensor.name] = handle
+        self._map_tensors(header)
+        if self.repacks and backend is not None:
+            self._repack(header, backend)
 
     def close(self) -> None:
         """Unmap the file; a second call does nothing."""
-        if self._buffer:
-            self._c.ggml_backend_buffer_free(self._buffer)
-        if self._context:
-            self._c.ggml_free(self._context)
-        self._buffer = self._context = None
-        self.handles = {}
+        for buffer in self._buffers:
+            self._c.ggml_backend_buffer_free(buffer)
+        for context in self._contexts:
+            self._c.ggml_free(context)
+        self._buffers, self._contexts, self.handles = [], [], {}
         self._pages = None  # the mapping cannot be closed while an array looks into it
         if self._map is not None:
             self._map.close()
             self._map = None
+
+    def _map_tensors(self, header: GgufHeader) -> None:
+        assert self._pages is not None
+        c, base = self._c, self._pages.ctypes.data
+        context = self._new_context(len(header.tensors))
+        buffer = c.ggml_backend_cpu_buffer_from_ptr(base, self._pages.size)
+        self._buffers.append(buffer)
+        for tensor in header.tensors:
+            handle = self._new_tensor(context, tensor)
+            c.ggml_backend_tensor_alloc(buffer, handle, base + header.data_offset + tensor.offset)
+            self.handles[tensor.name] = handle
+
+    def _repack(self, header: GgufHeader, backend: int) -> None:
+        matrices = [
+            tensor
+            for tensor in header.tensors
+            if len(tensor.shape) == 2 and not tensor.shape[1] % N_ROWS and tensor.name not in _TABLES
+        ]
+        for type_id in {tensor.type_id for tensor in matrices}:
+            if (buffer_type := layout(self._c, backend, type_id)) is not None:
+                self._copy(header, [tensor for tensor in matrices if tensor.type_id == type_id], buffer_type)
+
+    def _copy(self, header: GgufHeader, tensors: Sequence[TensorInfo], buffer_type: int) -> None:
+        assert self._pages is not None
+        assert self._map is not None
+        c, context = self._c, self._new_context(len(tensors))
+        handles = [self._new_tensor(context, tensor) for tensor in tensors]
+        buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type)
+        if not buffer:
+            return  # too little memory: the mapped ones do as well
+        self._buffers.append(buffer)
+        for tensor, handle in zip(tensors, handles, strict=True):
+            start = header.data_offset + tensor.offset
+            c.ggml_backend_tensor_set(handle, self._pages.ctypes.data + start, 0, tensor.n_bytes)
+            self.handles[tensor.name] = handle
+            self.repacked.add(tensor.name)
+            first, last = -(-start // mmap.PAGESIZE), (start + tensor.n_bytes) // mmap.PAGESIZE
+            if first < last and hasattr(mmap, "MADV_DONTNEED"):
+                self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+
+    def _new_context(self, n_tensors: int) -> int:
+        context: int = self._c.ggml_init(InitParams(n_tensors * self._c.ggml_tensor_overhead(), None, True))
+        self._contexts.append(context)
+        return context
+
+    def _new_tensor(self, context: int, tensor: TensorInfo) -> int:
+        new = self._c.ggml_new_tensor_1d if len(tensor.shape) == 1 else self._c.ggml_new_tensor_2d
+        handle: int = new(context, tensor.type_id, *tensor.shape)
+        # The header's reader has its own table of block sizes; past the mapping, native code would abort.
+        assert self._c.ggml_nbytes(handle) == tensor.n_bytes, f"{tensor.name}: ggml counts another number of bytes"
+        return handle
