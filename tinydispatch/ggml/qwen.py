@@ -16,9 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinydispatch.ggml import bindings
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
+from tinydispatch.ggml.contents import check_contents
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.memory import cache_bytes, require_memory
-from tinydispatch.ggml.model import GgufModel
+from tinydispatch.ggml.model import GgufModel, is_unquantized
 from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.pages import pointer_offset
 from tinydispatch.ggml.qwen_graph import GraphOptions, GraphSize, KeyValueCache, QwenGraph
@@ -67,6 +69,7 @@ class QwenModel(GgufModel):
         shape = read_shape(self.header)
         if shape is None:
             raise GgufError(self.path, "not a plain Qwen3 file; llama.cpp's own graph has to compute it")
+        check_contents(self.header)
         self._shape = shape
         self._graphs: OrderedDict[GraphSize, QwenGraph] = OrderedDict()
         self._missed: set[GraphSize] = set()
@@ -75,14 +78,13 @@ class QwenModel(GgufModel):
             problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {shape.n_vocab}"
             raise GgufError(self.path, problem)
         self._n_ctx, self._max_batch = min(n_ctx, shape.n_positions), _MAX_BATCH
-        is_quantized = any(tensor.type_id == bindings.GGML_TYPE_Q8_0 for tensor in self.header.tensors)
-        require_memory(self.path, cache_bytes(self.header, self._n_ctx) * (1 if is_quantized else 2), self._n_ctx)
+        kept_as, item_bytes = (GGML_TYPE_F32, 4) if is_unquantized(self.header) else (GGML_TYPE_F16, 2)
+        require_memory(self.path, cache_bytes(self.header, self._n_ctx, item_bytes), self._n_ctx)
         self._weights = MappedWeights(self._c, self.header)
         self._backend = self._cpu_backend(threads)
         self._allocator = self._c.ggml_gallocr_new(self._c.ggml_backend_get_default_buffer_type(self._backend))
         # A batch is rounded up by less than a step, and what it writes there is overwritten later.
         self._n_cells = _round_up(self._n_ctx, _CELL_STEP) + _CELL_STEP
-        kept_as = bindings.GGML_TYPE_F16 if is_quantized else bindings.GGML_TYPE_F32
         self._cache = KeyValueCache(self._c, shape, kept_as, self._n_cells)
         n_bytes = sum(tensor.n_bytes for tensor in self.header.tensors)
         self._options = GraphOptions(pointer_offset(self._c), n_bytes > _CACHED_BYTES)
