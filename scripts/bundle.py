@@ -103,7 +103,8 @@ def _licence_of(model: Path) -> str | None:
 
 def _recipe(run: RunConfig) -> dict[str, str]:
     training = run.training
-    length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
+    count, unit = (training.max_steps, "step") if training.max_steps else (training.epochs, "epoch")
+    length = f"{count:g} {unit}" if count == 1 else f"{count:g} {unit}s"
     return {
         "method": str(training.method),
         "length": length,

@@ -19,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"tinydispatch: {error}", file=sys.stderr)
         return _EXIT_BAD_INPUT
+    except MemoryError as error:
+        print(f"tinydispatch: not enough memory: {error or 'free some'}", file=sys.stderr)
+        return _EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
 

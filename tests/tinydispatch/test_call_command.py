@@ -84,3 +84,12 @@ def test_a_date_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixture[str]
 def test_too_many_threads_or_none_are_refused(tools_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _call(tiny_export().files[0].path, "hi", "--tools", tools_file, "--threads", 0) == 2
     assert "threads=0" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_arguments: object, **_settings: object) -> None:
+        raise MemoryError("too little memory for a graph of 415 ids")
+
+    monkeypatch.setattr("tinydispatch.cli.call.Dispatcher", refuse)
+    assert main(["call", "any.gguf", "hi"]) == 2
+    assert capsys.readouterr().err == "tinydispatch: not enough memory: too little memory for a graph of 415 ids\n"

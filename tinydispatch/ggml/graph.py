@@ -69,7 +69,7 @@ class Graph(ABC):
         self._allocator: int | None = c.ggml_gallocr_new(backend.buffer_type)
         if not c.ggml_gallocr_alloc_graph(self._allocator, self._graph):
             self.close()
-            raise RuntimeError(f"too little memory for a graph of {size.n_ids} ids over {size.n_cells} positions")
+            raise MemoryError(f"too little memory for a graph of {size.n_ids} ids over {size.n_cells} positions")
         pointer = pointer_offset(c)
         self._addresses = [(Address(tensor, pointer), stride) for tensor, stride in self._written]
 
