@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tinydispatch.cli import bench, call, chat, serve, tools
+from tinydispatch.ggml.runtime import ComputeError
 
 _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 2, 130
 
@@ -19,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"tinydispatch: {error}", file=sys.stderr)
         return _EXIT_BAD_INPUT
-    except MemoryError as error:
-        print(f"tinydispatch: not enough memory: {error or 'free some'}", file=sys.stderr)
+    except (ComputeError, MemoryError) as error:
+        print(f"tinydispatch: {error or 'not enough memory'}", file=sys.stderr)
         return _EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED

@@ -7,6 +7,7 @@ import pytest
 
 from tests.fixtures_gguf import QUESTION, TODAY, WEATHER, taught_export, tiny_export
 from tinydispatch.__main__ import main
+from tinydispatch.ggml.runtime import ComputeError
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +87,15 @@ def test_too_many_threads_or_none_are_refused(tools_file: Path, capsys: pytest.C
     assert "threads=0" in capsys.readouterr().err
 
 
-def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "error", [ComputeError("too little memory for 415 ids"), MemoryError("too little memory for 415 ids")]
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(*_arguments: object, **_settings: object) -> None:
-        raise MemoryError("too little memory for a graph of 415 ids")
+        raise error
 
     monkeypatch.setattr("tinydispatch.cli.call.Dispatcher", refuse)
     assert main(["call", "any.gguf", "hi"]) == 2
-    assert capsys.readouterr().err == "tinydispatch: not enough memory: too little memory for a graph of 415 ids\n"
+    assert capsys.readouterr().err == "tinydispatch: too little memory for 415 ids\n"

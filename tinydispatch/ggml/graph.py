@@ -21,7 +21,7 @@ from tinydispatch.ggml.bindings import InitParams
 from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.kv_cache import KvCache
 from tinydispatch.ggml.pages import Address, pointer_offset
-from tinydispatch.ggml.runtime import Logits
+from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.weights import MappedWeights
 
 # Tensors that a layer makes at most, views included, and those outside of layers.
@@ -46,7 +46,7 @@ class Graph(ABC):
     """The graph of one size. It holds its own memory for intermediate results.
 
     Raises:
-        RuntimeError: there is too little memory for them.
+        ComputeError: there is too little memory for them.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Graph(ABC):
         self._allocator: int | None = c.ggml_gallocr_new(backend.buffer_type)
         if not c.ggml_gallocr_alloc_graph(self._allocator, self._graph):
             self.close()
-            raise MemoryError(f"too little memory for a graph of {size.n_ids} ids over {size.n_cells} positions")
+            raise ComputeError(f"too little memory for a graph of {size.n_ids} ids over {size.n_cells} positions")
         pointer = pointer_offset(c)
         self._addresses = [(Address(tensor, pointer), stride) for tensor, stride in self._written]
 
@@ -86,7 +86,7 @@ class Graph(ABC):
         """Compute `ids` at positions from `first`; logits of shape (outputs, vocabulary), a copy.
 
         Raises:
-            RuntimeError: ggml could not compute.
+            ComputeError: ggml could not compute.
         """
         positions = np.arange(first, first + self.size.n_ids)
         seen = np.arange(self.size.n_cells) <= positions[:, np.newaxis]
@@ -97,7 +97,7 @@ class Graph(ABC):
             address.move(first * stride)
         status = self._backend.compute(self._graph)
         if status:
-            raise RuntimeError(f"ggml could not compute {self.size.n_ids} ids: status {status}")
+            raise ComputeError(f"ggml could not compute {self.size.n_ids} ids: status {status}")
         logits = np.empty((self.size.n_outputs, self._n_vocab), dtype=np.float32)
         self._c.ggml_backend_tensor_get(self._logits, logits.ctypes.data, 0, logits.nbytes)
         return logits
@@ -198,7 +198,7 @@ class GraphStore:
         """The graph of that size, built where it is not there yet.
 
         Raises:
-            RuntimeError: there is too little memory for it.
+            ComputeError: there is too little memory for it.
         """
         graph = self._graphs.get(size)
         if graph is None:

@@ -14,7 +14,7 @@ from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.memory import cache_bytes, require_memory
 from tinydispatch.ggml.model import GgufModel, is_unquantized
 from tinydispatch.ggml.numbers import check_numbers
-from tinydispatch.ggml.runtime import Logits
+from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
 
 _MAX_BATCH = 512
@@ -96,7 +96,7 @@ class LlamaModel(GgufModel):
         status = self._c.llama_decode(self._context, batch)
         if status:
             self.truncate(first)
-            raise RuntimeError(f"{self.path}: llama_decode failed with {status}: {self._library.take_errors()}")
+            raise ComputeError(f"{self.path}: llama_decode failed with {status}: {self._library.take_errors()}")
         # The native buffer is overwritten by the next call, so each row is copied.
         get_logits = self._c.llama_get_logits_ith
         shape = (self.n_vocab,)

@@ -25,7 +25,7 @@ from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.pages import pointer_offset
 from tinydispatch.ggml.qwen_graph import GraphOptions, GraphSize, KeyValueCache, QwenGraph
 from tinydispatch.ggml.qwen_shape import QwenShape, read_shape
-from tinydispatch.ggml.runtime import Logits
+from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
 from tinydispatch.ggml.weights import MappedWeights
 
@@ -140,7 +140,7 @@ class QwenModel(GgufModel):
         graph.set(np.asarray(ids, dtype=np.int32), first)
         status = self._c.ggml_backend_graph_compute(self._backend, graph.handle)
         if status:
-            raise RuntimeError(f"{self.path}: ggml could not compute {len(ids)} ids: status {status}")
+            raise ComputeError(f"{self.path}: ggml could not compute {len(ids)} ids: status {status}")
         return list(graph.logits(len(ids), len(wanted)))
 
     def _graph(self, n_ids: int, n_positions: int, n_rows: int) -> QwenGraph:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32, GGML_TYPE_I32, InitParams
 from tinydispatch.ggml.pages import Address, Pages
 from tinydispatch.ggml.qwen_shape import QwenShape
-from tinydispatch.ggml.runtime import Logits
+from tinydispatch.ggml.runtime import ComputeError, Logits
 
 # Tensors that a layer makes at most, views included, and those outside of layers.
 _LAYER_TENSORS, _OTHER_TENSORS = 56, 32
@@ -88,7 +88,7 @@ class QwenGraph:
     """The graph of one size; intermediate results lie in the allocator's memory, which graphs share.
 
     Raises:
-        RuntimeError: there is too little memory for them.
+        ComputeError: there is too little memory for them.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class QwenGraph:
         self._build()
         if not c.ggml_gallocr_alloc_graph(allocator, self.handle):
             self.close()
-            raise RuntimeError(f"too little memory to compute {size.n_ids} ids at once")
+            raise ComputeError(f"too little memory to compute {size.n_ids} ids at once")
         self._moved = [
             *((Address(tensor, options.pointer), shape.head_width * cache.item_bytes) for tensor in self._keys_written),
             *((Address(tensor, options.pointer), cache.item_bytes) for tensor in self._values_written),

@@ -12,6 +12,10 @@ import numpy.typing as npt
 Logits = npt.NDArray[np.float32]
 
 
+class ComputeError(RuntimeError):
+    """Native code could not compute, most often for want of memory; the model stays usable."""
+
+
 class Runtime(Protocol):
     """One loaded model with one key/value cache; not safe for use from two threads at once."""
 
