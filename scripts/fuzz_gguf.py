@@ -9,6 +9,7 @@ the kinds of damage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import resource
@@ -150,8 +151,9 @@ def _watch(
 
 
 def _pump(stream: Iterable[str], lines: queue.Queue[str | None]) -> None:
-    for line in stream:
-        lines.put(line.rstrip("\n"))
+    with contextlib.suppress(ValueError):  # closed by the other side, after the worker was killed
+        for line in stream:
+            lines.put(line.rstrip("\n"))
     lines.put(None)
 
 

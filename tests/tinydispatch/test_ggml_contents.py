@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from export.config import OptGraph
-from scripts.gguf_parts import take_apart
+from scripts.gguf_parts import take_apart, u64
 from tests.fixtures_gguf import tiny_export
-from tests.fixtures_opt import pre_norm_export
+from tests.fixtures_opt import post_norm_export, pre_norm_export
 from tinydispatch.ggml.contents import check_contents
 from tinydispatch.ggml.header import GgufError, GgufHeader, TensorInfo, read_header
 from tinydispatch.ggml.open import open_model
@@ -31,6 +31,15 @@ def test_whole_files_pass_and_each_missing_tensor_is_named(header: GgufHeader) -
         rest = tuple(other for other in header.tensors if other is not tensor)
         with pytest.raises(GgufError, match=f"the tensor '{tensor.name}' is missing"):
             check_contents(replace(header, tensors=rest))
+
+
+def test_vectors_that_are_no_32_bit_floats_and_matrices_of_whole_numbers_are_refused(header: GgufHeader) -> None:
+    for index, tensor in enumerate(header.tensors):
+        for type_id in (1, 30) if len(tensor.shape) == 1 else (26, 24):
+            tensors = list(header.tensors)
+            tensors[index] = replace(tensor, type_id=type_id)
+            with pytest.raises(GgufError, match=f"'{tensor.name}' has the ggml type {type_id}, not supported"):
+                check_contents(replace(header, tensors=tuple(tensors)))
 
 
 def test_a_hybrids_tensors_depend_on_the_layers_kind() -> None:
@@ -87,6 +96,17 @@ def test_a_tokenizer_that_would_end_the_process_or_is_none_of_a_chat_model_is_re
     with pytest.raises(GgufError, match="lacks the token of a byte, '<0xFF>'"):
         check_contents(of("llama", *bytes_[:-1]))
     check_contents(of("llama", *bytes_))
+
+
+def test_our_own_graph_asks_the_same_of_a_vocabulary(tmp_path: Path) -> None:
+    parts = take_apart(post_norm_export().files[0].path)
+    for index, entry in enumerate(parts.entries):
+        if entry.key == b"tokenizer.ggml.model":
+            parts.entries[index] = replace(entry, payload=u64(5) + b"llama")
+    path = tmp_path / "sentencepiece.gguf"
+    path.write_bytes(parts.to_bytes())
+    with pytest.raises(GgufError, match="lacks the token of a byte"):
+        open_model(path, 32)
 
 
 def test_such_a_file_never_reaches_native_code(tmp_path: Path) -> None:

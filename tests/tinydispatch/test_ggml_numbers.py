@@ -24,6 +24,7 @@ from tinydispatch.ggml.numbers import check_numbers
         ("rope.dimension_count", 16),
         ("rope.freq_base", float("nan")),
         ("rope.scaling.type", "sideways"),
+        ("attention.layer_norm_rms_epsilon", -1e-6),
         ("feed_forward_length", -1),
         ("expert_used_count", 2),
         ("expert_count", 4),

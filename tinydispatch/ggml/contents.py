@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tinydispatch.ggml.bindings import GGML_TYPE_F32, GGML_TYPE_I32, GGML_TYPE_I64
 from tinydispatch.ggml.header import GgufError, GgufHeader
 
 # llama.cpp's names of byte-level BPE and of SentencePiece.
 _BPE, _SENTENCEPIECE = "gpt2", "llama"
+
+_WHOLE_NUMBERS = (24, 25, GGML_TYPE_I32, GGML_TYPE_I64)
 
 _GPT2 = ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down")
 _QWEN3 = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm")
@@ -30,13 +33,33 @@ def check_contents(header: GgufHeader) -> None:
     for name in _required(header):
         if name not in names:
             raise GgufError(header.path, f"the tensor {name!r} is missing")
+    _check_types(header)
+    check_vocabulary(header)
+
+
+def check_vocabulary(header: GgufHeader) -> None:
+    """Refuse a tokenizer that does not belong to the weights, or on which llama.cpp would end the process.
+
+    Raises:
+        GgufError: the message names the key.
+    """
     tokens = header.metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, tuple):
-        _check_vocabulary(header, len(tokens))
+    if isinstance(tokens, tuple):  # llama.cpp says that there is none
+        _check_tokens(header, len(tokens))
         _check_tokenizer(header, frozenset(tokens))
 
 
-def _check_vocabulary(header: GgufHeader, n_tokens: int) -> None:
+def _check_types(header: GgufHeader) -> None:
+    """Vectors are added and multiplied as 32-bit floats, and no matrix is made of whole numbers."""
+    for tensor in header.tensors:
+        is_vector = len(tensor.shape) == 1 or "ssm_conv1d" in tensor.name
+        if (is_vector and tensor.type_id != GGML_TYPE_F32) or tensor.type_id in _WHOLE_NUMBERS:
+            raise GgufError(
+                header.path, f"tensor {tensor.name!r} has the ggml type {tensor.type_id}, not supported here"
+            )
+
+
+def _check_tokens(header: GgufHeader, n_tokens: int) -> None:
     for tensor in header.tensors:
         is_table = tensor.name in ("token_embd.weight", "output.weight") and len(tensor.shape) == 2
         if is_table and tensor.shape[1] != n_tokens:

@@ -26,7 +26,8 @@ def check_numbers(header: GgufHeader) -> None:
     prefix = f"{header.architecture}."
     own = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
     for key, value in own.items():
-        _require(header, key, value, _is_sane(value))
+        is_epsilon = key.endswith("epsilon")
+        _require(header, key, value, _is_sane(value) and (not is_epsilon or _is_positive(value)))
     _check_counts(header, own)
     if header.architecture in _EQUAL_WIDTHS:
         _check_widths(header, own)
@@ -42,6 +43,10 @@ def _is_sane(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return not isinstance(value, int) or 0 <= value < _MAX_NUMBER
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float) and value >= 0
 
 
 def _check_counts(header: GgufHeader, own: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.bindings import KeyOverride
+from tinydispatch.ggml.contents import check_vocabulary
 from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.graph import CELL_STEP, Graph, GraphSize, GraphStore
 from tinydispatch.ggml.header import GgufError
@@ -49,6 +50,7 @@ class OptModel(GgufModel):
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         self._shape = read_shape(self.header)
+        check_vocabulary(self.header)
         vocabulary = self._open_vocabulary()
         if vocabulary.n_vocab != self._shape.n_vocab:
             problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {self._shape.n_vocab}"
