@@ -9,7 +9,7 @@ from scripts.check_server import main
 from tests.fixtures_opt import post_norm_export, pre_norm_export
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["F32", "F16"])
+@pytest.mark.parametrize("index", [pytest.param(0, id="F32", marks=pytest.mark.slow), pytest.param(1, id="F16")])
 def test_stock_llama_cpps_server_writes_what_transformers_does(index: int, capsys: pytest.CaptureFixture[str]) -> None:
     report = pre_norm_export(OptGraph.GPT2)
     assert main([str(report.checkpoint), str(report.files[index].path), "--tokens", "32"]) == 0

@@ -38,7 +38,7 @@ def _sets(checkpoint: Path, folder: Path, *, has_characters: bool) -> dict[str, 
     vocabulary = read_vocabulary(checkpoint, tokenizer, opened.config.vocab_size)
     path, data = folder / "x.gguf", folder / "train.jsonl"
     write_gguf(opened, vocabulary, path, "x", Quantization.F16, ExportConfig())
-    data.write_text("".join(encode(one) + "\n" for one in generate(40, 0)), "utf-8")
+    data.write_text("".join(encode(one) + "\n" for one in generate(20, 0)), "utf-8")
     with open_model(path, 32) as model:
         sets = check_tokenizer.check(model, tokenizer, data, has_characters=has_characters)
         return {one.name: one for one in sets}
@@ -55,7 +55,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nanos_texts_become_the_same_ids(tmp_path: Path) -> None:
     found = _sets(_NANO, tmp_path, has_characters=False)
     assert [one.mismatches for one in found.values()] == [()] * 4
-    assert found["training conversations"].n_texts == 40
+    assert found["training conversations"].n_texts == 20
     assert found["evaluation prompts"].n_texts == 40
     assert found["special tokens"].n_texts >= len(formats.SPECIAL_TOKENS)
 

@@ -36,7 +36,7 @@ _WRONG: dict[str, tuple[str, str, _Change]] = {
 _HIDDEN = {("a norm that is a tenth off", Quantization.Q8_0)}
 
 
-@pytest.mark.parametrize("quantization", [Quantization.F16, Quantization.Q8_0])
+@pytest.mark.parametrize("quantization", [Quantization.F16, pytest.param(Quantization.Q8_0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("wrong", list(_WRONG))
 def test_a_wrong_graph_is_refused(
     wrong: str, quantization: Quantization, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
