@@ -65,10 +65,10 @@ def parse_action(text: str) -> ActionTurn:
         except LiteralError as error:
             problem = problem or f"'{block['name']}': {error}"
             continue
-        mended = (Repair.SEVERAL_ACTIONS,) if len(blocks) > 1 else ()
+        mended = [Repair.SEVERAL_ACTIONS] if len(blocks) > 1 else []
         if block["word"] == "Arguments":
-            mended += (Repair.ARGUMENTS_FOR_ACTION_INPUT,)
-        return ActionTurn(thought, block["name"], parsed.arguments, mended + parsed.repairs)
+            mended.append(Repair.ARGUMENTS_FOR_ACTION_INPUT)
+        return ActionTurn(thought, block["name"], parsed.arguments, (*mended, *parsed.repairs))
     raise RowError(RejectReason.MALFORMED_CALL, problem)
 
 
