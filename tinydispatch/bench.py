@@ -196,8 +196,8 @@ def _split(found: Sequence[Dispatch]) -> Split:
     def mean(name: str) -> float:
         return statistics.fmean(getattr(dispatch.timings, name) for dispatch in found)
 
-    parts = [mean(name) for name in ("prefill_ms", "forced_ms", "chosen_ms", "grammar_ms")]
-    return Split(*parts, rest_ms=max(0.0, mean("total_ms") - sum(parts)))
+    prefill, forced, sampled, grammar = map(mean, ("prefill_ms", "forced_ms", "chosen_ms", "grammar_ms"))
+    return Split(prefill, forced, sampled, grammar, max(0.0, mean("total_ms") - prefill - forced - sampled - grammar))
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
@@ -213,8 +213,8 @@ def memory() -> Memory:
         text = _STATUS.read_text("ascii")
     except OSError:
         # Kibibytes, but bytes on macOS.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Memory(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, None, None)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Memory(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, None, None)
     fields = dict(line.split(":", 1) for line in text.splitlines())
     peak, own, mapped = (int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmHWM", "RssAnon", "RssFile"))
     return Memory(peak, own, mapped)
