@@ -93,6 +93,21 @@ def difference_lines(runs: PairedRuns) -> list[str]:
     ]
 
 
+def reply_lines(first: EvalResult, second: EvalResult) -> list[str]:
+    """How many cases got the same reply, letter for letter, and each of the others with both replies."""
+    others = {case.id: case for case in second.cases}
+    differing = [(case, others[case.id]) for case in first.cases if not _is_same_reply(case, others[case.id])]
+    lines = [f"the same replies in {len(first.cases) - len(differing)} of {len(first.cases)} cases"]
+    for one, other in differing:
+        lines.append(f"  {one.id}  A {one.outcome or 'unscored'}, B {other.outcome or 'unscored'}")
+        lines += [f"    A {one.got}", f"    B {other.got}"]
+    return lines
+
+
+def _is_same_reply(one: CaseResult, other: CaseResult) -> bool:
+    return (one.got, one.transcript) == (other.got, other.transcript)
+
+
 def _of(result: EvalResult, category: str) -> list[CaseResult]:
     return [case for case in result.cases if case.category == category]
 

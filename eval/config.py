@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,7 +29,10 @@ class EvalConfig(BaseModel):
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     samples: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
-    # Of the endpoint backend: requests at a time, patience with one of them, further attempts after the first.
+    # Of the endpoint backend: "chat" leaves prompt, grammar and parsing to the server; "completions" sends prompts that
+    # are rendered here by the template that llama.cpp's server tells, and so measures its bare model.
+    endpoint_api: Literal["chat", "completions"] = "chat"
+    # Requests at a time, patience with one of them, further attempts after the first.
     endpoint_concurrency: int = Field(default=4, ge=1)
     endpoint_timeout_s: float = Field(default=120.0, gt=0.0)
     endpoint_retries: int = Field(default=3, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,9 @@ from eval.backends import Backend, Failure, Generation, Request, open_backend
 from eval.cases import Case, LenientRule, Suite
 from eval.config import EvalConfig
 from eval.episode_score import score_episode
+from eval.gold import GOLD, gold_backend
 from eval.matching import Outcome, Score, match
+from eval.order import by_shared_beginning
 from eval.play import Played, play
 from eval.results import CaseResult, EvalResult
 from tinydispatch.formats import parse_reply
@@ -25,17 +27,17 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "merged/*.safetensors")
 
 
 def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0, progress: bool = True) -> EvalResult:
-    """Every case of the suite, once, in order.
+    """Every case of the suite, once; the result has them in the suite's order, whatever order they were asked in.
 
     A case for which the backend has no reply is unscored: neither passed nor failed.
     """
     with _progress(suite, f"{model_name} on {suite.name}", progress) as advance:
-        played = [case for case in suite.cases if case.episode]
+        played = by_shared_beginning((case for case in suite.cases if case.episode), suite)
         results = {
             item.case.id: _played_result(item, suite)
             for item in play(backend, played, suite, sample=sample, finished=advance)
         }
-        single = [case for case in suite.cases if not case.episode]
+        single = by_shared_beginning((case for case in suite.cases if not case.episode), suite)
         for start in range(0, len(single), backend.batch_size):
             batch = single[start : start + backend.batch_size]
             requests = [Request(case.messages, suite.tools_for(case), case.reference_date, sample) for case in batch]
@@ -49,7 +51,7 @@ def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0
 
 def evaluate_model(
     model: str | Path,
-    suites: Iterable[Suite],
+    suites: Sequence[Suite],
     config: EvalConfig,
     *,
     model_name: str,
@@ -58,6 +60,7 @@ def evaluate_model(
 ) -> list[EvalResult]:
     """Load a model once, run it on each suite, and save each result into `folder` as soon as it is there.
 
+    The model named "gold" is the suites' own answers, unless there is a folder of that name.
     With `config.samples` above 1 each suite is run that many times, and each draw is a result of its own.
 
     Raises:
@@ -65,7 +68,8 @@ def evaluate_model(
     """
     results = []
     size = size_on_disk(model)
-    with open_backend(model, config) as backend:
+    is_gold = model == GOLD and not Path(model).exists()
+    with gold_backend(suites) if is_gold else open_backend(model, config) as backend:
         for suite in suites:
             for draw in range(config.samples):
                 result = evaluate(backend, suite, model_name=model_name, sample=draw, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -78,19 +79,25 @@ def play(
     sample: int = 0,
     finished: Callable[[int], None] = lambda _: None,
 ) -> list[Played]:
-    """Play the cases side by side, so that a backend that answers in batches has full ones.
+    """Play so many cases side by side as the backend answers at once, the next as soon as one ends.
+
+    A backend that answers in batches has full ones, and one that answers singly plays each conversation through, so
+    that every prompt goes on from the one before.
 
     Args:
         finished: told how many cases have just ended.
     """
-    games = [_start(case, suite, sample) for case in cases]
-    size = backend.batch_size
-    while running := [game for game in games if not game.is_over]:
-        for start in range(0, len(running), size):
-            batch = running[start : start + size]
-            for game, reply in zip(batch, backend.generate([game.request for game in batch]), strict=True):
-                game.take(reply)
-            finished(sum(game.is_over for game in batch))
+    waiting = deque(cases)
+    games: list[_Game] = []
+    running: list[_Game] = []
+    while running or waiting:
+        while waiting and len(running) < backend.batch_size:
+            running.append(_start(waiting.popleft(), suite, sample))
+            games.append(running[-1])
+        for game, reply in zip(running, backend.generate([game.request for game in running]), strict=True):
+            game.take(reply)
+        finished(sum(game.is_over for game in running))
+        running = [game for game in running if not game.is_over]
     return [Played(game.case, tuple(game.turns), game.failure, game.world.difference()) for game in games]
 
 

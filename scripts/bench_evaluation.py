@@ -1,7 +1,9 @@
 """`python -m scripts.bench_evaluation --checkpoint DIR --gguf FILE`: cases a second, the fast ways beside the plain.
 
-A checkpoint answers in batches and one by one; a GGUF file with the prompt's common beginning (tools, instructions)
-evaluated once, and for each case anew. The ways take turns on the same cases of one suite; medians over the rounds.
+A checkpoint answers one by one by the library's own decoding, in batches by the same, and in batches whose common
+beginning is computed once and whose finished rows are dropped; a GGUF file with the prompts' common beginning (tools,
+instructions, date) computed once, and for each case anew. The ways take turns on the same cases of one suite, each with
+a backend that was opened just before and knows nothing of the round before; medians over the rounds.
 """
 
 from __future__ import annotations
@@ -11,12 +13,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from eval.backends import Backend, Failure, Generation, Request, open_backend
-from eval.backends.base import ClosesOnExit
+from eval.backends import Backend
 from eval.cases import Case, Suite, load_suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate
@@ -31,21 +32,8 @@ class Way:
     """One way of answering; `base` names the way that its ratio is against, "" for the plain ones."""
 
     name: str
-    backend: Backend
+    open: Callable[[], Backend]
     base: str = ""
-
-
-class OneByOne(ClosesOnExit):
-    """A backend whose batches are taken apart; the backend itself is closed by whoever opened it."""
-
-    batch_size = 1
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
-        """One reply per request, each asked for by itself."""
-        return [reply for request in requests for reply in self._backend.generate([request])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint's directory")
     parser.add_argument("--gguf", type=Path, help="a GGUF file")
     parser.add_argument("--suite", default="dev", help="default: dev")
-    parser.add_argument("--cases", type=int, default=24, help="from the suite's beginning")
+    parser.add_argument("--cases", type=int, help="so many, evenly over the suite (default: all)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8, help="of the checkpoint")
     parser.add_argument("--max-new-tokens", type=int, default=96)
@@ -63,10 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.checkpoint is None and arguments.gguf is None:
         parser.error("give --checkpoint, --gguf, or both")
     suite = load_suite(arguments.suite)
-    suite = replace(suite, cases=_spread(suite.cases, arguments.cases))
-    with ExitStack() as stack:
-        ways = list(_ways(arguments, stack))
-        print(table(ways, measure(ways, suite, arguments.rounds, _CLOCKS[arguments.clock]), len(suite.cases)))
+    suite = replace(suite, cases=_spread(suite.cases, arguments.cases or len(suite.cases)))
+    ways = list(_ways(arguments))
+    print(table(ways, measure(ways, suite, arguments.rounds, _CLOCKS[arguments.clock]), len(suite.cases)))
     return 0
 
 
@@ -77,21 +64,31 @@ def _spread(cases: Sequence[Case], count: int) -> tuple[Case, ...]:
     return tuple(single[::step][:count])
 
 
-def _ways(arguments: argparse.Namespace, stack: ExitStack) -> Iterator[Way]:
+def _ways(arguments: argparse.Namespace) -> Iterator[Way]:
     config = EvalConfig(max_new_tokens=arguments.max_new_tokens, batch_size=arguments.batch)
     if arguments.checkpoint is not None:
-        checkpoint = stack.enter_context(open_backend(arguments.checkpoint, config))
-        yield Way(_SINGLE, OneByOne(checkpoint))
-        yield Way(f"checkpoint, batches of {arguments.batch}", checkpoint, _SINGLE)
-    if arguments.gguf is not None:
-        from eval.backends.gguf import GgufBackend
-        from tinydispatch.engine import EngineOptions
-        from tinydispatch.ggml.open import open_model
+        from eval.backends.checkpoint import CheckpointBackend
 
+        for name, size, is_plain, base in (
+            (_SINGLE, 1, True, ""),
+            (f"checkpoint, batches of {arguments.batch}, whole prompts", arguments.batch, True, _SINGLE),
+            (f"checkpoint, batches of {arguments.batch}, common beginning once", arguments.batch, False, _SINGLE),
+        ):
+            sized = config.model_copy(update={"batch_size": size})
+            load = partial(CheckpointBackend.load, arguments.checkpoint, sized, is_plain=is_plain)
+            yield Way(name, load, base)
+    if arguments.gguf is not None:
         for name, reuses, base in (_ANEW, False, ""), (_ONCE, True, _ANEW):
-            runtime = open_model(arguments.gguf, config.n_ctx)
-            backend = GgufBackend(runtime, config.max_new_tokens, EngineOptions(reuses_prefix=reuses))
-            yield Way(name, stack.enter_context(backend), base)
+            yield Way(name, partial(_open_gguf, arguments.gguf, config, reuses), base)
+
+
+def _open_gguf(path: Path, config: EvalConfig, reuses_prefix: bool) -> Backend:
+    from eval.backends.gguf import GgufBackend
+    from tinydispatch.engine import EngineOptions
+    from tinydispatch.ggml.open import open_model
+
+    runtime = open_model(path, config.n_ctx)
+    return GgufBackend(runtime, config.max_new_tokens, EngineOptions(reuses_prefix=reuses_prefix))
 
 
 def measure(
@@ -101,10 +98,12 @@ def measure(
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     for number in range(rounds + 1):
         for way in ways:
-            started = now()
-            evaluate(way.backend, suite, model_name=way.name, progress=False)
+            with way.open() as backend:
+                started = now()
+                evaluate(backend, suite, model_name=way.name, progress=False)
+                elapsed = now() - started
             if number:
-                seconds[way.name].append(now() - started)
+                seconds[way.name].append(elapsed)
     return seconds
 
 

@@ -8,6 +8,7 @@ python -m scripts.evaluate model.gguf --fail-under core=0.9                     
 python -m scripts.evaluate model.gguf --no-worse-than runs/champion                        the same, against a model
 python -m scripts.evaluate --config opt350m.yaml --suite toolbench --max-per-category 100  the run's held-out groups
 python -m scripts.evaluate model.gguf --suite bfcl --max-per-category 50                   Berkeley's leaderboard
+python -m scripts.evaluate gold --suite path/to/own-suite                                  can every case be passed?
 python -m scripts.evaluate compare a.json b.json                                           two results, case by case
 python -m scripts.evaluate page results/*.json --out report.html                           saved results as one page
 """
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="MODEL | key=value",
-        help="checkpoint directories, hub ids, .gguf files, addresses; settings",
+        help="checkpoint directories, hub ids, .gguf files, addresses, gold for the suite's own answers; settings",
     )
     parser.add_argument("--config", help="a run's YAML file, or its name in configs/")
     parser.add_argument(

@@ -15,20 +15,34 @@ class GarbageError(ValueError):
     """A body that is no chat completion; the message names the key."""
 
 
-def request_body(request: Request, model: str, config: EvalConfig) -> dict[str, Any]:
-    """The body of a chat completion; replies are greedy unless `eval.temperature` says otherwise."""
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": chat_messages(with_reference_date(request.messages, request.reference_date)),
-        "max_tokens": config.max_new_tokens,
-        "temperature": config.temperature,
-    }
+class ChatApi:
+    """OpenAI's chat completions: the server shows the tools to its model and reads the calls out of the reply."""
+
+    path = "/chat/completions"
+
+    def __init__(self, model: str, config: EvalConfig) -> None:
+        self._model, self._config = model, config
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The body of a chat completion."""
+        messages = chat_messages(with_reference_date(request.messages, request.reference_date))
+        body = {"model": self._model, "messages": messages, **sampling_settings(request, self._config)}
+        if request.tools:
+            body["tools"] = [tool.to_openai() for tool in request.tools]
+            body["parallel_tool_calls"] = True
+        return body
+
+    def generation(self, value: Any, latency_s: float) -> Generation:
+        """A reply as a model would have written it, see `generation_from_response`."""
+        return generation_from_response(value, latency_s)
+
+
+def sampling_settings(request: Request, config: EvalConfig) -> dict[str, Any]:
+    """Replies are greedy unless `eval.temperature` says otherwise."""
+    settings: dict[str, Any] = {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
     if config.temperature > 0:
-        body["seed"] = config.seed + request.sample
-    if request.tools:
-        body["tools"] = [tool.to_openai() for tool in request.tools]
-        body["parallel_tool_calls"] = True
-    return body
+        settings["seed"] = config.seed + request.sample
+    return settings
 
 
 def chat_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
@@ -71,14 +85,14 @@ def generation_from_response(value: Any, latency_s: float) -> Generation:
         text = content + "".join(_call_text(call["function"]) for call in calls)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise GarbageError(f"{type(error).__name__} {error}") from error
+    return Generation(text, latency_s, tokens_of(value), is_complete=choice.get("finish_reason") != "length")
+
+
+def tokens_of(value: dict[str, Any]) -> int:
+    """How many tokens the server says it generated; 0 where it does not say."""
     usage = value.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return Generation(
-        text,
-        latency_s,
-        tokens if isinstance(tokens, int) else 0,
-        is_complete=choice.get("finish_reason") != "length",
-    )
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _call_text(function: dict[str, Any]) -> str:

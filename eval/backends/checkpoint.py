@@ -1,4 +1,4 @@
-"""Transformers checkpoints: batched greedy decoding with left padding. Importing this module imports torch."""
+"""Transformers checkpoints, in batches and greedily. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,29 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eval.backends.base import BackendError, ClosesOnExit, Failure, Generation, Request
+from eval.backends.batched import BatchedGreedy
 from eval.config import EvalConfig
 from tinydispatch.formats import TURN_END, default_chat_template, render_prompt, with_reference_date
+
+# It is handed several batches' worth of requests, among which it puts those of like length together.
+_BATCHES_AT_ONCE = 4
 
 
 class CheckpointBackend(ClosesOnExit):
     """A causal language model with its tokenizer; a model without a chat template is prompted with ours.
 
     Prompts are rendered by `formats.render_prompt`, as the engine for GGUF files does, so both read the same text.
+
+    Args:
+        batch_size: how many prompts are computed together.
+        is_plain: the library's own decoding, for comparison; it is also what models get that keep recurrent states.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_new_tokens: int, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_new_tokens: int, batch_size: int, is_plain: bool = False
+    ) -> None:
+        self.batch_size = batch_size * _BATCHES_AT_ONCE
+        self._size = batch_size
         self._model: Any = model.eval()
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
@@ -33,9 +44,11 @@ class CheckpointBackend(ClosesOnExit):
         model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=sorted(self._end_ids) or None, pad_token_id=self._pad_id
         )
+        is_plain = is_plain or not BatchedGreedy.can_decode(model)
+        self._batched = None if is_plain else BatchedGreedy(model, self._end_ids, self._pad_id)
 
     @classmethod
-    def load(cls, model: str | Path, config: EvalConfig) -> Self:
+    def load(cls, model: str | Path, config: EvalConfig, *, is_plain: bool = False) -> Self:
         """Load a checkpoint directory (full or adapter) or a hub id.
 
         Raises:
@@ -51,10 +64,16 @@ class CheckpointBackend(ClosesOnExit):
         except (OSError, ValueError, KeyError) as error:
             hint = "give a directory with config.json, weights and tokenizer, or a hub id that can be reached"
             raise BackendError(f"model '{model}' cannot be loaded: {error}; {hint}") from error
-        return cls(loaded, tokenizer, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
+        return cls(
+            loaded,
+            tokenizer,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            is_plain=is_plain,
+        )
 
     def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
-        """One reply per request, greedily, all requests in one batch."""
+        """One reply per request, greedily, in batches of prompts of like length."""
         replies: dict[int, Generation | Failure] = {}
         prompts: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
@@ -63,8 +82,10 @@ class CheckpointBackend(ClosesOnExit):
                 replies[index] = ids
             else:
                 prompts[index] = ids
-        if prompts:
-            replies.update(zip(prompts, self._complete(list(prompts.values())), strict=True))
+        by_length = sorted(prompts, key=lambda index: len(prompts[index]))
+        for start in range(0, len(by_length), self._size):
+            batch = by_length[start : start + self._size]
+            replies.update(zip(batch, self._complete([prompts[index] for index in batch]), strict=True))
         return [replies[index] for index in range(len(requests))]
 
     def _encode(self, request: Request) -> list[int] | Failure:
@@ -94,22 +115,28 @@ class CheckpointBackend(ClosesOnExit):
         length = max(len(ids) for ids in prompts)
         positions = self._positions()
         limit = self._max_new_tokens if positions is None else min(self._max_new_tokens, positions - length)
-        # Left padding (B = batch, T = longest prompt), so that every reply begins at the same place.
-        ids_BT = torch.tensor([[self._pad_id] * (length - len(ids)) + ids for ids in prompts])
-        mask_BT = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
-        device = self._model.device
         started = time.perf_counter()
         try:
             with torch.inference_mode():
-                output = self._model.generate(
-                    input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), max_new_tokens=limit
-                )
+                found = self._batched.replies(prompts, limit) if self._batched else self._plain(prompts, limit)
         except torch.OutOfMemoryError as error:
             return [Failure(f"out of memory at batch size {len(prompts)}; lower eval.batch_size: {error}")] * len(
                 prompts
             )
         latency_s = (time.perf_counter() - started) / len(prompts)
-        return [self._generation(ids, latency_s) for ids in output[:, length:].tolist()]
+        return [self._generation(ids, latency_s) for ids in found]
+
+    def _plain(self, prompts: Sequence[list[int]], limit: int) -> list[list[int]]:
+        # Left padding (B = batch, T = longest prompt), so that every reply begins at the same place.
+        length = max(len(ids) for ids in prompts)
+        ids_BT = torch.tensor([[self._pad_id] * (length - len(ids)) + ids for ids in prompts])
+        mask_BT = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+        device = self._model.device
+        output = self._model.generate(
+            input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), max_new_tokens=limit
+        )
+        found: list[list[int]] = output[:, length:].tolist()
+        return found
 
     def _generation(self, ids: list[int], latency_s: float) -> Generation:
         """What comes after the end token is padding. Special tokens are kept, because call markers are such."""

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from eval.backends.base import BackendError, ClosesOnExit, Failure, Generation, Request
-from eval.backends.chat_api import GarbageError, generation_from_response, request_body
+from eval.backends.chat_api import ChatApi, GarbageError
+from eval.backends.completions_api import CompletionsApi
 from eval.config import EvalConfig
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -27,7 +28,7 @@ _DEAD_AFTER = 3
 
 
 class EndpointBackend(ClosesOnExit):
-    """Sends each request as a chat completion; a request that stays without an answer is a failure, the others go on.
+    """Sends each request to a server; one that stays without an answer is a failure, the others go on.
 
     Args:
         sleep: waits between attempts; a test passes its own.
@@ -38,8 +39,7 @@ class EndpointBackend(ClosesOnExit):
     ) -> None:
         # Several rounds of requests at a time, so that a slow one does not keep the other connections idle.
         self.batch_size = 4 * config.endpoint_concurrency
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._model, self._config, self._sleep = model, config, sleep
+        self._config, self._sleep = config, sleep
         self._cache = Path(config.endpoint_cache) if config.endpoint_cache is not None else None
         is_local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
         self._client = httpx.Client(
@@ -48,6 +48,10 @@ class EndpointBackend(ClosesOnExit):
             limits=httpx.Limits(max_connections=config.endpoint_concurrency),
             trust_env=not is_local,  # a proxy of the environment does not lead to this machine
         )
+        # A rendered prompt needs the server's template, which is asked for once.
+        is_chat = config.endpoint_api == "chat"
+        self._api = ChatApi(model, config) if is_chat else CompletionsApi.ask(url, model, config, self._client)
+        self._url = f"{url.rstrip('/')}{self._api.path}"
         self._pool = ThreadPoolExecutor(config.endpoint_concurrency)
         self._lock = threading.Lock()
         self._unreachable = 0
@@ -58,7 +62,7 @@ class EndpointBackend(ClosesOnExit):
         """`address` is "http://host:port/v1#model"; the key comes from OPENAI_API_KEY.
 
         Raises:
-            BackendError: the address is not of this form.
+            BackendError: the address is not of this form, or the server does not tell its chat template.
         """
         url, _, model = address.partition("#")
         parts = urlsplit(url)
@@ -73,9 +77,12 @@ class EndpointBackend(ClosesOnExit):
         return list(self._pool.map(self._reply, requests))
 
     def _reply(self, request: Request) -> Generation | Failure:
-        body = request_body(request, self._model, self._config)
+        try:
+            body = self._api.body(request)
+        except ValueError as error:
+            return Failure(str(error))
         path = self._cache_path(body)
-        if path is not None and (cached := _read_cached(path)):
+        if path is not None and (cached := self._read_cached(path)):
             return cached
         failure = Failure("not asked")
         for attempt in range(self._config.endpoint_retries + 1):
@@ -87,7 +94,7 @@ class EndpointBackend(ClosesOnExit):
                 latency_s = time.perf_counter() - started
                 if path is not None:
                     _write_cached(path, body, found, latency_s)
-                return generation_from_response(found, latency_s)
+                return self._api.generation(found, latency_s)
             failure = found
             if wait_s is None:
                 break
@@ -116,10 +123,10 @@ class EndpointBackend(ClosesOnExit):
             return failure, _retry_after_s(response) if status in _RETRIED else None
         try:
             value = response.json()
-            generation_from_response(value, 0.0)
+            self._api.generation(value, 0.0)
         except (ValueError, GarbageError) as error:
-            return Failure(f"not a chat completion: {error}: {response.text[:100]!r}"), 0.0
-        assert isinstance(value, dict), "a chat completion is an object"
+            return Failure(f"not a completion: {error}: {response.text[:100]!r}"), 0.0
+        assert isinstance(value, dict), "a completion is an object"
         return value, 0.0
 
     def _no_connection(self, error: httpx.ConnectError) -> Failure:
@@ -135,6 +142,14 @@ class EndpointBackend(ClosesOnExit):
         text = json.dumps([self._url, body], sort_keys=True, ensure_ascii=True)
         return self._cache / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
+    def _read_cached(self, path: Path) -> Generation | None:
+        """None for what is not there or not readable: it is asked for again."""
+        try:
+            value = json.loads(path.read_text("utf-8"))
+            return self._api.generation(value["response"], float(value["latency_s"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def close(self) -> None:
         """Drop the connections."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -146,15 +161,6 @@ def _retry_after_s(response: httpx.Response) -> float:
         return max(0.0, float(response.headers.get("retry-after", 0)))
     except ValueError:
         return 0.0  # a date: the usual back-off will do
-
-
-def _read_cached(path: Path) -> Generation | None:
-    """None for what is not there or not readable: it is asked for again."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-        return generation_from_response(value["response"], float(value["latency_s"]))
-    except (OSError, ValueError, KeyError, TypeError, GarbageError):
-        return None
 
 
 def _write_cached(path: Path, body: dict[str, Any], response: dict[str, Any], latency_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from eval.backends.base import ClosesOnExit, Failure, Generation, Request
@@ -11,7 +12,7 @@ Recorded = str | Generation | Failure
 
 
 class PlaybackBackend(ClosesOnExit):
-    """Answers by the last user message; a message without a recorded reply is a failure, not an empty reply.
+    """Answers by the whole request (`key`) or by the last user message; what is not recorded is a failure.
 
     A list holds the replies to one message in turn: the first, the one after its calls' results, and so on.
     """
@@ -21,6 +22,12 @@ class PlaybackBackend(ClosesOnExit):
     def __init__(self, replies: Mapping[str, Recorded | Sequence[Recorded]]) -> None:
         self.replies = dict(replies)
 
+    @staticmethod
+    def key(request: Request) -> str:
+        """Stands for a request, whichever draw it is of."""
+        tools = [tool.to_openai() for tool in request.tools]
+        return hashlib.sha256(repr((request.messages, tools, request.reference_date)).encode()).hexdigest()
+
     def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
         """The recorded replies; a string stands for a complete generation of no latency."""
         return [self._reply(request) for request in requests]
@@ -29,7 +36,9 @@ class PlaybackBackend(ClosesOnExit):
         roles = [message.role for message in request.messages]
         last = len(roles) - 1 - roles[::-1].index(Role.USER) if Role.USER in roles else -1
         text = request.messages[last].content if last >= 0 else ""
-        recorded = self.replies.get(text, Failure(f"no reply is recorded for {text!r}"))
+        recorded = self.replies.get(self.key(request)) or self.replies.get(
+            text, Failure(f"no reply is recorded for {text!r}")
+        )
         if isinstance(recorded, list | tuple):
             turn = roles[last:].count(Role.ASSISTANT)
             missing = Failure(f"only {len(recorded)} replies are recorded for {text!r}")

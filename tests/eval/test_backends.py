@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_model_without_a_template_is_prompted_with_ours(monkeypatch: pytest.Mo
     tokenizer = make_tiny_tokenizer()
     config = OPTConfig(vocab_size=408, hidden_size=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
                        word_embed_proj_dim=16, max_position_embeddings=512)  # fmt: skip
-    backend = CheckpointBackend(OPTForCausalLM(config), tokenizer, max_new_tokens=2, batch_size=1)
+    backend = CheckpointBackend(OPTForCausalLM(config), tokenizer, max_new_tokens=2, batch_size=1, is_plain=True)
     seen: list[torch.Tensor] = []
 
     def generate(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
@@ -107,19 +108,64 @@ RANDOM_MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", RANDOM_MODELS)
-def test_a_batch_of_unequal_lengths_says_what_each_request_says_alone(architecture: str, tmp_path: Path) -> None:
+@pytest.fixture(params=RANDOM_MODELS)
+def random_model(request: pytest.FixtureRequest) -> Any:
+    """Says something else to each request, and ends now and then: a tenth of its tokens are ends."""
     torch.manual_seed(0)
-    model_class, config = RANDOM_MODELS[architecture]
-    model_class(config).save_pretrained(tmp_path)
-    make_tiny_tokenizer().save_pretrained(tmp_path)
-    requests = [ask("Oslo?"), ask("What is the weather like over there, I mean in Oslo, tomorrow evening?"), ask("Hi")]
-    with open_backend(tmp_path, EvalConfig(max_new_tokens=8, device="cpu")) as backend:
-        together = backend.generate(requests)
-        alone = [backend.generate([request])[0] for request in requests]
-    texts = [[reply.text for reply in replies if isinstance(reply, Generation)] for replies in (together, alone)]
-    assert texts[0] == texts[1]
-    assert len(set(texts[0])) > 1, "the model must answer differently for the comparison to mean anything"
+    model_class, config = RANDOM_MODELS[request.param]
+    model = model_class(config)
+    model.generation_config.eos_token_id = list(range(0, 400, 10))
+    return model
+
+
+def backend_of(model: Any, batch_size: int, *, is_plain: bool = False) -> CheckpointBackend:
+    return CheckpointBackend(model, make_tiny_tokenizer(), max_new_tokens=24, batch_size=batch_size, is_plain=is_plain)
+
+
+SAID = ("Oslo?", "What is the weather like over there, I mean in Oslo, tomorrow evening?", "Hi", "Rome", "And Bern?",
+        "Oslo? " * 9, "A day in the mountains would be nice, would it not?")  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_a_batch_says_what_the_library_says_to_each_request_alone(random_model: Any, batch_size: int) -> None:
+    requests = [ask(text) for text in SAID]
+    alone = backend_of(random_model, 1, is_plain=True).generate(requests)
+    together = backend_of(random_model, batch_size).generate(requests)
+    found = [
+        [(reply.text, reply.tokens, reply.is_complete) for reply in replies if isinstance(reply, Generation)]
+        for replies in (together, alone)
+    ]
+    assert found[0] == found[1]
+    assert len({tokens for _, tokens, _ in found[0]}) > 2, "rows must end at different times for this to mean anything"
+
+
+def test_other_tools_and_shorter_beginnings_do_not_disturb_what_is_kept(random_model: Any) -> None:
+    few = [Request(request.messages, bundled_tools()[2:4], request.reference_date) for request in map(ask, SAID[:3])]
+    later = [Request(request.messages, WEATHER, dt.date(2026, 4, 1)) for request in map(ask, SAID[:3])]
+    kept = backend_of(random_model, 3)
+    for requests in (few, later, [ask(text) for text in SAID], few[:1], later):
+        fresh = backend_of(random_model, 1, is_plain=True)
+        assert texts_of(kept.generate(requests)) == texts_of(fresh.generate(requests))
+
+
+def texts_of(replies: list[Generation | Failure]) -> list[str]:
+    return [reply.text if isinstance(reply, Generation) else reply.reason for reply in replies]
+
+
+def test_what_prompts_begin_with_is_computed_once(random_model: Any) -> None:
+    computed: list[int] = []
+    hook = random_model.base_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    backend = backend_of(random_model, 3)
+    lengths = [len(ids) for ids in (backend._encode(ask(text)) for text in SAID[:3]) if isinstance(ids, list)]
+    backend.generate([ask(text) for text in SAID[:3]])
+    first = sum(computed)
+    assert first < sum(lengths)
+    computed.clear()
+    backend.generate([ask(text) for text in SAID[:3]])
+    assert first - sum(computed) > 100, "the tools and the date are there already"
+    hook.remove()
 
 
 def test_what_is_no_model_is_refused_by_name(tmp_path: Path) -> None:

@@ -139,3 +139,14 @@ def test_a_floor_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("eval.evaluate.open_backend", lambda *_: PlaybackBackend({}))
     assert evaluate_script.main([*command, "dev=0"]) == 1
     assert "pass rate unknown, cases are unscored" in capsys.readouterr().err
+
+
+def test_replies_that_are_not_the_same_text_are_listed(saved: Saved, capsys: pytest.CaptureFixture[str]) -> None:
+    files = saved("good"), saved("bad", failing=2)
+    assert evaluate_script.main(["compare", *files, "--replies"]) == 0
+    out = capsys.readouterr().out
+    assert f"the same replies in {len(DEV.cases) - 2} of {len(DEV.cases)} cases" in out
+    assert "  A correct, B no_call\n    A <tool_call>" in out
+    assert "    B No idea." in out
+    assert evaluate_script.main(["compare", *files]) == 0
+    assert "    B No idea." not in capsys.readouterr().out

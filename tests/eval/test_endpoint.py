@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +17,11 @@ from eval.backends.endpoint import EndpointBackend
 from eval.cases import load_suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate
+from tests.eval.fake_server import OSLO, FakeServer, completion
 from tests.eval.gold_answers import gold_calls
 from tinydispatch.bundled import bundled_tools
-from tinydispatch.formats import parse_reply, render_calls
+from tinydispatch.formats import default_chat_template, parse_reply, render_calls, render_prompt
 from tinydispatch.tools import Message, Role, ToolCall
-
-Answer = Callable[[dict[str, Any], int], tuple[int, bytes]]
-OSLO = ToolCall("get_weather", {"location": "Oslo"})
-
-
-def completion(text: str = "", calls: tuple[ToolCall, ...] = (), **choice: Any) -> bytes:
-    tool_calls = [
-        {
-            "id": f"c{index}",
-            "type": "function",
-            "function": {"name": c.name, "arguments": json.dumps(dict(c.arguments))},
-        }
-        for index, c in enumerate(calls)
-    ]
-    message = {"role": "assistant", "content": text or None, **({"tool_calls": tool_calls} if tool_calls else {})}
-    body = {"choices": [{"message": message, "finish_reason": "stop", **choice}], "usage": {"completion_tokens": 7}}
-    return json.dumps(body).encode()
-
-
-class FakeServer:
-    """Answers with `answer(body, how many requests came before)`; counts what is asked and how much at a time."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = lambda body, count: (200, completion("Hello."))  # noqa: ARG005
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.most_at_once = 0
-        self.retry_after = ""
-        self._now = 0
-        lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    count = len(outer.bodies)
-                    outer.bodies.append(body)
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    outer._now += 1
-                    outer.most_at_once = max(outer.most_at_once, outer._now)
-                status, data = outer.answer(body, count)
-                with lock:
-                    outer._now -= 1
-                if status == 0:
-                    self.connection.close()
-                    return
-                self.send_response(status)
-                self.send_header("content-length", str(len(data)))
-                if outer.retry_after:
-                    self.send_header("retry-after", outer.retry_after)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def handle(self) -> None:
-                with contextlib.suppress(OSError, ValueError):  # the client has hung up, or we have
-                    super().handle()
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -273,6 +203,68 @@ def test_the_cache_tells_requests_apart_and_survives_a_damaged_file(server: Fake
     with backend(server.url, **settings) as model:
         model.generate([first])
     assert len(server.bodies) == 3
+
+
+def plain_completion(text: str, **choice: Any) -> bytes:
+    return json.dumps({"choices": [{"text": text, "finish_reason": "stop", **choice}]}).encode()
+
+
+def test_a_prompt_that_is_rendered_here_reaches_the_bare_model(server: FakeServer) -> None:
+    server.props = {"chat_template": default_chat_template(), "bos_token": "", "eos_token": "<|im_end|>"}
+    cut = plain_completion("<tool_call>{", finish_reason="length")
+    server.answer = lambda body, count: (200, cut if count else plain_completion(render_calls([OSLO])))  # noqa: ARG005
+    with backend(server.url, endpoint_api="completions") as model:
+        reply, other = model.generate([ask("Oslo?")]) + model.generate([ask("Rome?")])
+    assert isinstance(reply, Generation)
+    assert isinstance(other, Generation)
+    assert (reply.text, reply.is_complete, other.is_complete) == (render_calls([OSLO]), True, False)
+    asked = server.bodies[0]
+    assert asked["prompt"] == render_prompt(ask("Oslo?").messages, ask("Oslo?").tools)
+    assert (asked["temperature"], asked["max_tokens"]) == (0, 384)
+    assert not {"tools", "messages"} & set(asked)
+
+
+@pytest.mark.parametrize("garbage", [b"{}", b'{"choices": [{"text": null}]}', completion("chat, not text")])
+def test_what_is_no_completion_leaves_the_case_unscored(server: FakeServer, garbage: bytes) -> None:
+    server.props = {"chat_template": default_chat_template()}
+    server.answer = lambda body, count: (200, garbage)  # noqa: ARG005
+    with backend(server.url, endpoint_api="completions") as model:
+        reply = model.generate([ask("Oslo?")])[0]
+    assert isinstance(reply, Failure)
+    assert "not a completion" in reply.reason
+
+
+@pytest.mark.parametrize("props", [None, {"n_ctx": 5}])
+def test_a_server_that_does_not_tell_its_template_is_named(server: FakeServer, props: dict[str, Any] | None) -> None:
+    server.props = props
+    with pytest.raises(BackendError, match=r"/props: does not tell .*; set eval\.endpoint_api=chat"):
+        backend(server.url, endpoint_api="completions")
+
+
+def test_a_server_that_is_killed_midway_leaves_the_rest_unscored_and_a_rerun_completes_it(tmp_path: Path) -> None:
+    suite = load_suite("core")
+    gold = gold_calls(suite)
+    server = FakeServer()
+
+    def answer(body: dict[str, Any], count: int) -> tuple[int, bytes]:
+        if count == 12:
+            threading.Thread(target=server.close).start()
+        calls = gold[last_user(body)]
+        return 200, completion("", calls) if calls else completion("What do you mean?")
+
+    server.answer = answer
+    settings = {"endpoint_cache": tmp_path, "endpoint_concurrency": 2, "endpoint_retries": 0}
+    with backend(server.url, **settings) as model:
+        before = evaluate(model, suite, model_name="m", progress=False)
+    assert before.overall.unscored, "the server went away midway"
+    assert before.overall.hits + before.overall.unscored == len(suite.cases), "what was answered is scored"
+    again = FakeServer(server.port)
+    again.answer = lambda body, count: answer(body, -1 - count)
+    with backend(server.url, **settings) as model:
+        after = evaluate(model, suite, model_name="m", progress=False)
+    again.close()
+    assert after.overall.hits == len(suite.cases)
+    assert len(again.bodies) == before.overall.unscored, "only what was missing is asked for"
 
 
 @pytest.mark.parametrize(

@@ -166,11 +166,25 @@ def test_a_browser_runs_the_filter_without_errors_and_no_planted_script(
     if browser is None:
         pytest.skip("no Chromium on this machine")
     page = write_page([run("a", failing(5, EVIL)), run("b", failing(2, EVIL))], tmp_path / "page.html")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     done = subprocess.run(
         [*command, f"--user-data-dir={tmp_path / 'profile'}", f"file://{page}{address}"],
-        capture_output=True, text=True, timeout=300, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
     assert f"{count} of 5 shown" in done.stdout
     shown = [case for case in Elements(done.stdout).cases() if "hidden" not in case]
     assert len(shown) == count
