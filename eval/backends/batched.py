@@ -116,7 +116,7 @@ class BatchedGreedy:
         self._held, self._held_ids = held, list(ids)
 
 
-class InPlaceLayer(DynamicLayer):
+class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values in memory that is taken once; `capacity` in positions."""
 
     def __init__(self, capacity: int) -> None:
@@ -128,7 +128,7 @@ class InPlaceLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append and return all, as views of shape (batch, heads, positions, width of a head)."""
-        rows, heads, added, _ = key_states.shape
+        rows, heads, added, _width = key_states.shape
         if self._memory is None:
             self.lazy_initialization(key_states, value_states)
             self._memory = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ class Pages:
     @staticmethod
     def size(type_id: int, lengths: Sequence[int]) -> int:
         """How many bytes an array takes."""
-        n_bytes = int(np.prod(lengths)) * np.dtype(_DTYPES[type_id]).itemsize
+        n_bytes: int = math.prod(lengths) * np.dtype(_DTYPES[type_id]).itemsize
         return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
     def array(self, type_id: int, lengths: Sequence[int]) -> npt.NDArray[Any]:
@@ -45,8 +46,9 @@ class Pages:
         start, n_bytes = self._used, self.size(type_id, lengths)
         assert start + n_bytes <= self._memory.size, "the caller has counted what it takes"
         self._used += n_bytes
-        dtype = np.dtype(_DTYPES[type_id])
-        return self._memory[start : start + int(np.prod(lengths)) * dtype.itemsize].view(dtype).reshape(lengths)
+        dtype: np.dtype[Any] = np.dtype(_DTYPES[type_id])
+        found: npt.NDArray[Any] = self._memory[start : start + math.prod(lengths) * dtype.itemsize].view(dtype)
+        return found.reshape(lengths)
 
     def place(self, tensor: int, array: npt.NDArray[Any]) -> int:
         """Let a tensor that has no memory yet be that array."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.header import GgufHeader
@@ -61,7 +62,7 @@ class QwenShape:
 
 def read_shape(header: GgufHeader) -> QwenShape | None:
     """The shape of a file that the graph computes, None for one that only llama.cpp's own graph can."""
-    own = {key: header.metadata.get(f"{ARCHITECTURE}.{key}") for key in _NUMBERS}
+    own: dict[str, Any] = {key: header.metadata.get(f"{ARCHITECTURE}.{key}") for key in _NUMBERS}
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if header.architecture != ARCHITECTURE or not isinstance(tokens, tuple):
         return None
