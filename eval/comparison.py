@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from eval.matching import REMEDY, Outcome
 from eval.metrics import Comparison, Tally, compare
 from eval.resampling import Difference, paired_bootstrap, require_verdicts
 from eval.results import CaseResult, EvalResult
+from tinydispatch.formats import parse_reply
 
 _SIGNIFICANT = 0.05
 
@@ -94,9 +96,9 @@ def difference_lines(runs: PairedRuns) -> list[str]:
 
 
 def reply_lines(first: EvalResult, second: EvalResult) -> list[str]:
-    """How many cases got the same reply, letter for letter, and each of the others with both replies."""
+    """How many cases got the same replies, words and calls, and each of the others with both."""
     others = {case.id: case for case in second.cases}
-    differing = [(case, others[case.id]) for case in first.cases if not _is_same_reply(case, others[case.id])]
+    differing = [(case, others[case.id]) for case in first.cases if _said(case) != _said(others[case.id])]
     lines = [f"the same replies in {len(first.cases) - len(differing)} of {len(first.cases)} cases"]
     for one, other in differing:
         lines.append(f"  {one.id}  A {one.outcome or 'unscored'}, B {other.outcome or 'unscored'}")
@@ -104,8 +106,17 @@ def reply_lines(first: EvalResult, second: EvalResult) -> list[str]:
     return lines
 
 
-def _is_same_reply(one: CaseResult, other: CaseResult) -> bool:
-    return (one.got, one.transcript) == (other.got, other.transcript)
+def _said(case: CaseResult) -> list[str]:
+    """Every reply of a case; of calls that can be read, what they say and not how their JSON is spaced."""
+    replies = [turn["content"] for turn in case.transcript if turn["role"] == "assistant"] or [case.got or ""]
+    return [_normal(reply) for reply in replies]
+
+
+def _normal(reply: str) -> str:
+    parsed = parse_reply(reply)
+    if parsed.unparsed:
+        return reply
+    return json.dumps([parsed.content, [[call.name, dict(call.arguments)] for call in parsed.calls]], sort_keys=True)
 
 
 def _of(result: EvalResult, category: str) -> list[CaseResult]:

@@ -25,6 +25,9 @@ p.model.path, p.n_ctx, p.n_parallel = sys.argv[1], int(sys.argv[2]), 1
 p.cpuparams.n_threads = p.cpuparams_batch.n_threads = int(sys.argv[3])
 p.sampling.temp = 0.0
 p.use_jinja = True
+if sys.argv[4] == "exact":
+    p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    p.cache_type_k = p.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
 server = xllamacpp.Server(p)
 print(server.listening_address, flush=True)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # its log would fill the pipe
@@ -65,6 +68,11 @@ class LlamaServer:
         finally:
             connection.close()
 
+    @property
+    def url(self) -> str:
+        """Where its OpenAI API is."""
+        return f"http://{self._address}/v1"
+
     def cpu_seconds(self) -> float:
         """The processor time that its process has used, all threads together; Linux only."""
         # The clock of another process, as clock_getcpuclockid(3) computes it.
@@ -80,13 +88,16 @@ def _call(call: Any) -> ToolCall:
 
 
 @contextmanager
-def llama_server(model: Path, n_ctx: int, threads: int) -> Iterator[LlamaServer]:
+def llama_server(model: Path, n_ctx: int, threads: int, *, is_exact: bool = False) -> Iterator[LlamaServer]:
     """Start a server with that model, and end it.
+
+    Args:
+        is_exact: plain attention and 32-bit keys and values, as `LlamaModel` computes unquantized files.
 
     Raises:
         ValueError: it does not start.
     """
-    command = [sys.executable, "-c", _SERVE, str(model), str(n_ctx), str(threads)]
+    command = [sys.executable, "-c", _SERVE, str(model), str(n_ctx), str(threads), "exact" if is_exact else ""]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("first", type=Path, metavar="A.json", help="a result file, <suite>-<model>.json")
     parser.add_argument("second", type=Path, metavar="B.json", help="another one on the same suite")
     parser.add_argument("--fail-if-worse", action="store_true", help="exit status 1 when B is significantly worse")
-    parser.add_argument("--replies", action="store_true", help="list each case whose two replies are not the same text")
+    parser.add_argument("--replies", action="store_true", help="list each case whose two replies differ")
     arguments = parser.parse_args(argv)
     try:
         runs = pair_runs(load_result(arguments.first), load_result(arguments.second))

@@ -31,6 +31,7 @@ SPECIAL_TOKENS = (TURN_START, TURN_END, CALL_START, CALL_END, RESULT_START, RESU
 # Not strftime, whose names follow the locale of the process.
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
+_DATED = re.compile(rf"^Today is (?:{'|'.join(_WEEKDAYS)}) \d{{4}}-\d\d-\d\d\. Next: ", re.MULTILINE)
 _CALL = re.compile(re.escape(CALL_START) + r"(.*?)" + re.escape(CALL_END), re.DOTALL)
 
 
@@ -129,8 +130,11 @@ def _weekday(day: dt.date) -> str:
 
 
 def with_reference_date(messages: Sequence[Message], today: dt.date | None) -> tuple[Message, ...]:
-    """Messages whose system message ends in the reference date; a system message is added when there is none."""
-    if today is None:
+    """Messages whose system message ends in the reference date; a system message is added when there is none.
+
+    One that says so already, in the very words of `reference_date_text`, keeps its own day: two would contradict.
+    """
+    if today is None or (messages and messages[0].role is Role.SYSTEM and _DATED.search(messages[0].content)):
         return tuple(messages)
     text = reference_date_text(today)
     if messages and messages[0].role is Role.SYSTEM:

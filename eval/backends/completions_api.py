@@ -14,7 +14,7 @@ import httpx
 from eval.backends.base import BackendError, Generation, Request
 from eval.backends.chat_api import GarbageError, sampling_settings, tokens_of
 from eval.config import EvalConfig
-from tinydispatch.formats import render_prompt, with_reference_date
+from tinydispatch.formats import CALL_END, CALL_START, render_prompt, with_reference_date
 
 
 class CompletionsApi:
@@ -57,7 +57,9 @@ class CompletionsApi:
         """
         messages = with_reference_date(request.messages, request.reference_date)
         prompt = render_prompt(messages, request.tools, self._template, special_tokens=self._special_tokens)
-        return {"model": self._model, "prompt": prompt, **sampling_settings(request, self._config)}
+        # Without it llama.cpp's server leaves the markers out of its text, as it does with all control tokens.
+        kept = {"preserved_tokens": [CALL_START, CALL_END]}
+        return {"model": self._model, "prompt": prompt, **kept, **sampling_settings(request, self._config)}
 
     def generation(self, value: Any, latency_s: float) -> Generation:
         """The text as the model wrote it.

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from eval.backends import PlaybackBackend
 from eval.cases import Suite, load_suite
-from eval.comparison import ComparisonError, pair_runs
+from eval.comparison import ComparisonError, pair_runs, reply_lines
 from eval.evaluate import evaluate
 from eval.matching import REMEDY, Outcome
 from eval.report import print_report
@@ -150,3 +150,11 @@ def test_replies_that_are_not_the_same_text_are_listed(saved: Saved, capsys: pyt
     assert "    B No idea." in out
     assert evaluate_script.main(["compare", *files]) == 0
     assert "    B No idea." not in capsys.readouterr().out
+
+
+def test_replies_that_say_the_same_in_other_spacing_are_the_same(saved: Saved) -> None:
+    first = load_result(Path(saved("a")))
+    spaced = [replace(case, got=(case.got or "").replace('"arguments": {', '"arguments" :{ ')) for case in first.cases]
+    assert reply_lines(first, replace(first, cases=tuple(spaced)))[1:] == []
+    typed = [replace(case, got=(case.got or "").replace("10", '"10"')) for case in first.cases]
+    assert len(reply_lines(first, replace(first, cases=tuple(typed)))) > 1

@@ -221,6 +221,7 @@ def test_a_prompt_that_is_rendered_here_reaches_the_bare_model(server: FakeServe
     asked = server.bodies[0]
     assert asked["prompt"] == render_prompt(ask("Oslo?").messages, ask("Oslo?").tools)
     assert (asked["temperature"], asked["max_tokens"]) == (0, 384)
+    assert asked["preserved_tokens"] == ["<tool_call>", "</tool_call>"], "llama.cpp's server would leave them out"
     assert not {"tools", "messages"} & set(asked)
 
 

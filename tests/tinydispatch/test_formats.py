@@ -112,6 +112,13 @@ def test_the_reference_date_goes_behind_a_system_message_or_makes_one() -> None:
     assert with_reference_date([asked], None) == (asked,)
 
 
+def test_a_conversation_that_says_which_day_it_is_keeps_its_own() -> None:
+    told = with_reference_date([Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "hi")], dt.date(2026, 3, 19))
+    assert with_reference_date(told, dt.date(2027, 1, 1)) == told
+    other = [Message(Role.SYSTEM, "Today is Tuesday."), Message(Role.USER, reference_date_text(dt.date(2026, 3, 19)))]
+    assert with_reference_date(other, dt.date(2027, 1, 1)) != tuple(other), "only the system message's own line counts"
+
+
 def test_a_prompt_shows_every_tool_once_and_waits_for_the_assistant() -> None:
     prompt = render_prompt([Message(Role.USER, 'Say "<b>&</b>"')], bundled_tools())
     for tool in bundled_tools():
