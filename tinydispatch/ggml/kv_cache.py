@@ -44,12 +44,13 @@ class KvCache:
         """What a cache of that size takes."""
         return 2 * n_layers * n_heads * head_width * n_cells * _ITEM_BYTES[type_id]
 
-    def read(self, n_positions: int) -> bytes:
-        """Keys, then values, of the first `n_positions`."""
-        return b"".join(array.tobytes() for array in self._filled(n_positions))
+    def read(self, n_positions: int) -> list[npt.NDArray[Any]]:
+        """Keys, then values, of the first `n_positions`, a view for each layer."""
+        keys, values = self._filled(n_positions)
+        return [*keys, *values]
 
     def write(self, payload: memoryview, n_positions: int) -> bool:
-        """Put back what `read` gave; False when that is not as long as it should be."""
+        """Put back the numbers that `read` gave; False when that is not as long as it should be."""
         keys, values = self._filled(n_positions)
         if len(payload) != keys.nbytes + values.nbytes:
             return False

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from tinydispatch.ggml.bindings import GGML_TYPE_BF16, GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.header import GgufError, GgufHeader, read_header
@@ -90,8 +91,8 @@ class GgufModel(ABC):
         """Drop the native cache beyond `n_positions`; how many it holds then, which may be fewer."""
 
     @abstractmethod
-    def _read_cache(self) -> bytes:
-        """The native cache's content at the cached positions."""
+    def _read_cache(self) -> bytes | Sequence[npt.NDArray[Any]]:
+        """The native cache's content at the cached positions, as one or in pieces that may be views of it."""
 
     @abstractmethod
     def _write_cache(self, payload: memoryview, n_positions: int) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tinydispatch.ggml.header import GgufHeader
 
@@ -36,15 +39,17 @@ def fingerprint(header: GgufHeader, kind: str) -> bytes:
     return digest.digest()
 
 
-def pack_state(model: bytes, ids: Sequence[int], payload: bytes) -> bytes:
-    """A state of the model with that fingerprint."""
-    head = _HEAD.pack(_MAGIC, _VERSION, model, len(ids), len(payload))
-    parts = [head, np.asarray(ids, dtype="<i4").tobytes(), payload]
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for part in parts:
-        digest.update(part)
-    # Joined once: a payload may take tens of megabytes.
-    return b"".join([*parts, digest.digest()])
+def pack_state(model: bytes, ids: Sequence[int], payload: bytes | Sequence[npt.NDArray[Any]]) -> bytes:
+    """A state of the model with that fingerprint; arrays are taken one after the other."""
+    parts = [np.frombuffer(payload, dtype=np.uint8)] if isinstance(payload, bytes) else payload
+    with io.BytesIO() as state:
+        state.write(_HEAD.pack(_MAGIC, _VERSION, model, len(ids), sum(part.nbytes for part in parts)))
+        state.write(np.asarray(ids, dtype="<i4").tobytes())
+        # Array by array: the whole may take a hundred megabytes, and is there once.
+        for part in parts:
+            state.write(np.ascontiguousarray(part).data)
+        state.write(hashlib.blake2b(state.getbuffer(), digest_size=_DIGEST_BYTES).digest())
+        return state.getvalue()
 
 
 def unpack_state(model: bytes, state: bytes) -> tuple[list[int], memoryview]:

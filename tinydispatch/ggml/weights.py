@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -39,7 +40,8 @@ class MappedWeights:
         with header.path.open("rb") as stream:
             self._map: mmap.mmap | None = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)  # heeded where the file is not in memory yet
+            with contextlib.suppress(OSError):  # a kernel without them
+                self._map.madvise(mmap.MADV_HUGEPAGE)  # heeded where the file is not in memory yet
         self._pages: npt.NDArray[np.uint8] | None = np.frombuffer(self._map, dtype=np.uint8)
         end = max((header.data_offset + tensor.offset + tensor.n_bytes for tensor in header.tensors), default=0)
         if end > self._pages.size:
