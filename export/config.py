@@ -58,9 +58,9 @@ class ExportConfig(BaseModel):
     f32: Tolerance = Tolerance(
         max_logit_difference=0.01, max_mean_kl=1e-6, max_mean_difference=0.001, min_top1_agreement=0.99
     )
-    # 16 bits: 0.08 and 0.3 %. The divergence has room for weights that moved by less than 16 bits (decisions/007).
+    # 16 bits: 0.08 and 0.3 %; 0.1 and 3 % (KL 7e-5) where weights moved by less than 16 bits hold (decisions/007).
     f16: Tolerance = Tolerance(
-        max_logit_difference=0.25, max_mean_kl=1e-3, max_mean_difference=0.01, min_top1_agreement=0.98
+        max_logit_difference=0.25, max_mean_kl=5e-4, max_mean_difference=0.01, min_top1_agreement=0.98
     )
     # 8 bits: 0.6 and 3 % on nano, 2.0 and 9 % on random linear attention.
     q8_0: Tolerance = Tolerance(
