@@ -79,12 +79,14 @@ def test_graphs_that_are_built_before_they_are_needed_give_the_same_logits() -> 
             model.decode(_IDS[:100])
         ready.prepare()
         n_built = len(ready._graphs)
-        for n_ids, n_rows in ((33, 1), (9, 2), (2, 2), (5, 1), (9, 2), (1, 1)):
+        for n_ids, n_rows in ((33, 1), (9, 2), (2, 2), (5, 1), (9, 2), (1, 1), *[(17, 1)] * 6):
             for model in (ready, theirs):
                 model.truncate(100)
             _assert_same(theirs, ready, _IDS[100 : 100 + n_ids], n_ids - n_rows)
-        # The second time that a size is asked for it gets a graph of its own.
-        assert n_built < len(ready._graphs) <= n_built + 3
+            if n_ids == 33:
+                assert len(ready._graphs) == n_built  # the one of 36 or 40 does
+        # What is asked for again and again gets a graph of its own.
+        assert n_built < len(ready._graphs) <= n_built + 4
 
 
 def test_more_sizes_than_are_kept_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +45,8 @@ _USUAL = (
     *((n_ids, 8) for n_ids in (8, 12, 16, 20, 24)),
 )
 _MOST_WASTED = 1.4
+# In ids that could be computed while a graph is built.
+_WORTH_A_GRAPH = 4
 # Weights beyond that are read from memory each time, and not from the processor's cache.
 _CACHED_BYTES = 32 << 20
 
@@ -72,7 +74,7 @@ class QwenModel(GgufModel):
         check_contents(self.header)
         self._shape = shape
         self._graphs: OrderedDict[GraphSize, QwenGraph] = OrderedDict()
-        self._missed: set[GraphSize] = set()
+        self._wasted: Counter[GraphSize] = Counter()
         vocabulary = self._open_vocabulary()
         if vocabulary.n_vocab != shape.n_vocab:
             problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {shape.n_vocab}"
@@ -157,29 +159,33 @@ class QwenModel(GgufModel):
         return self._graphs[found]
 
     def _near(self, size: GraphSize) -> GraphSize | None:
-        """A somewhat larger graph, the first time that a size is asked for; the second time it gets its own."""
-        if self._options.multiplies_rows or size in self._missed:
+        """A somewhat larger graph, until it has computed as much for nothing as a graph of that size takes to build."""
+        if self._options.multiplies_rows or self._wasted[size] >= _WORTH_A_GRAPH:
             return None
-        self._missed.add(size)
-        fitting = (
+        fitting = [
             graph
             for graph in self._graphs
             if size.n_ids <= graph.n_ids <= _MOST_WASTED * size.n_ids
             and size.n_rows <= graph.n_rows <= size.n_rows + _ROW_STEP
             and size.n_cells <= graph.n_cells <= size.n_cells + _CELL_STEP
-        )
-        return min(fitting, key=lambda graph: (graph.n_ids, graph.n_rows, graph.n_cells), default=None)
+        ]
+        if not fitting:
+            return None
+        found = min(fitting, key=size.waste)
+        self._wasted[size] += size.waste(found)
+        return found
 
     def prepare(self) -> None:
         """Build the graphs that a call needs on top of what is cached."""
         if self._options.multiplies_rows:
             return
         first = len(self._cached_ids)
-        for n_cells in {_round_up(first + n_new, _CELL_STEP) for n_new in (_CELL_STEP // 2, 3 * _CELL_STEP // 2)}:
-            for n_ids, n_rows in _USUAL:
-                size = GraphSize(n_ids, min(n_cells, self._n_cells), n_rows)
-                if size not in self._graphs:
-                    self._build(size)
+        cells = {_round_up(first + n_new, _CELL_STEP) for n_new in (_CELL_STEP // 2, 3 * _CELL_STEP // 2)}
+        sizes = [GraphSize(n_ids, min(n_cells, self._n_cells), n_rows) for n_cells in cells for n_ids, n_rows in _USUAL]
+        # The largest first: graphs share their memory, and those that were built before it grew are lost.
+        for size in sorted(sizes, key=lambda size: -size.n_ids * size.n_cells):
+            if size not in self._graphs:
+                self._build(size)
 
     def _build(self, size: GraphSize) -> QwenGraph:
         assert self._allocator is not None

@@ -63,6 +63,11 @@ class GraphSize:
     n_cells: int
     n_rows: int
 
+    def waste(self, larger: GraphSize) -> float:
+        """What a larger graph computes for nothing, in ids; a row of logits is a part of one, so is its attention."""
+        n_cells = (larger.n_cells - self.n_cells) / larger.n_cells
+        return larger.n_ids - self.n_ids + (larger.n_rows - self.n_rows) / 8 + n_cells * larger.n_ids / 2
+
 
 @dataclass(frozen=True)
 class GraphOptions:
