@@ -95,3 +95,17 @@ def test_real_answers_are_held_out_under_their_groups(toolbench_dir: Path, tmp_p
     assert sum(done.card.by_group.values()) == done.card.kept
     assert {name: done.card.by_side[name] for name in set(held)} == {name: held.count(name) for name in held}
     assert set(held) <= {"G1_instruction", "G2_instruction", "G3_instruction"}
+
+
+@pytest.mark.parametrize(
+    ("share", "reached", "group"),
+    [("tool_share", 0.317, HeldoutGroup.G1_TOOL), ("category_share", 0.123, HeldoutGroup.G1_CATEGORY)],
+)
+def test_what_is_held_out_stays_so_in_every_release(
+    weather: Weather, share: str, reached: float, group: HeldoutGroup
+) -> None:
+    none = {"tool_share": 0.0, "category_share": 0.0, "instruction_share": 0.0}
+    row = weather(tools=tools("ado_stock"))
+    for value, side in ((reached, group), (reached - 0.002, "train")):
+        config = SHARES.model_copy(update={**none, share: value})
+        assert GroupAssigner(config, {"ado_stock": ("Sports",)}).side(row) == side
