@@ -125,7 +125,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
         self._memory: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append and return all, as views of shape (batch, heads, positions, width of a head)."""
         rows, heads, added, _width = key_states.shape

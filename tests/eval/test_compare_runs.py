@@ -43,8 +43,8 @@ Saved = Callable[..., str]
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Saved:
-    def save(name: str, **options: int) -> str:
-        return str(run(name, **options).save(tmp_path))
+    def save(name: str, failing: int = 0) -> str:
+        return str(run(name, failing=failing).save(tmp_path))
 
     return save
 

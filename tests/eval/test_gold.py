@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.backends import Request
 from eval.cases import load_suite
+from eval.evaluate import evaluate
 from eval.gold import gold_backend
 from scripts import evaluate as script
 from tests.eval.test_bfcl import GOLD, write
@@ -41,3 +43,13 @@ def test_a_request_that_is_in_no_suite_has_no_answer() -> None:
         asked = Request(case.messages, suite.tools_for(case), case.reference_date)
         assert len(gold.generate([asked, Request(case.messages, (), None)])) == 2
         assert "no reply is recorded" in str(gold.generate([Request(case.messages, (), None)])[0])
+
+
+def test_a_request_that_stands_twice_gets_the_answer_of_each_case_in_turn() -> None:
+    suite = load_suite("core")
+    with_call = next(case for case in suite.cases if case.expected)
+    twice = replace(suite, cases=(with_call, replace(with_call, id="again", expected=())))
+    with gold_backend([twice]) as gold:
+        for _ in range(2):
+            result = evaluate(gold, twice, model_name="gold", progress=False)
+            assert [case.is_correct for case in result.cases] == [True, True]
