@@ -72,3 +72,19 @@ def test_a_token_reads_all_weights_but_the_positions(tmp_path: Path) -> None:
 
 def test_reading_memory_is_timed() -> None:
     assert MemoryReader(2).bandwidth(clock_for(2)) > 1e8
+
+
+def test_llama_cpp_comes_first_and_is_the_patched_one_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(bench_opt, "write_model", lambda *given: written.append(given[1]))
+    without = bench_opt._contestants(tmp_path, Quantization.Q8_0, None)
+    assert written[:2] == ["opt", "gpt2"]
+    assert "llama.cpp" in without[0].label
+    assert not any(contestant.library for contestant in without)
+    library = tmp_path / "libllama.so"
+    patched = bench_opt._contestants(tmp_path, Quantization.Q8_0, library)
+    assert [contestant.is_llama_cpp for contestant in patched] == [True, True, False, False]
+    assert [contestant.library for contestant in patched] == [library, library, library, None]
+    assert len({contestant.path for contestant in patched}) == 1  # the very same file
