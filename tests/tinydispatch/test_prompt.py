@@ -90,13 +90,14 @@ def test_turns_that_are_remembered_give_the_same_ids() -> None:
 def test_the_turn_with_the_tools_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = PlaybackRuntime("")
     encoder = PromptEncoder(runtime)
-    texts = []
+    texts: list[str] = []
     tokenize = runtime.tokenize
-    monkeypatch.setattr(
-        runtime,
-        "tokenize",
-        lambda text, parse_special: texts.append(text) or tokenize(text, parse_special=parse_special),
-    )
+
+    def recorded(text: str, *, parse_special: bool) -> list[int]:
+        texts.append(text)
+        return tokenize(text, parse_special=parse_special)
+
+    monkeypatch.setattr(runtime, "tokenize", recorded)
     for question in ("Oslo?", "Rome?"):
         encoder.encode([Message(Role.USER, question)], [WEATHER])
     assert sum("get_weather" in text for text in texts) == 2  # the whole prompt, and its turn by itself, for the first

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,7 +74,7 @@ class QwenModel(GgufModel):
         check_contents(self.header)
         self._shape = shape
         self._graphs: OrderedDict[GraphSize, QwenGraph] = OrderedDict()
-        self._wasted: Counter[GraphSize] = Counter()
+        self._wasted: dict[GraphSize, float] = {}
         vocabulary = self._open_vocabulary()
         if vocabulary.n_vocab != shape.n_vocab:
             problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {shape.n_vocab}"
@@ -160,7 +160,7 @@ class QwenModel(GgufModel):
 
     def _near(self, size: GraphSize) -> GraphSize | None:
         """A somewhat larger graph, until it has computed as much for nothing as a graph of that size takes to build."""
-        if self._options.multiplies_rows or self._wasted[size] >= _WORTH_A_GRAPH:
+        if self._options.multiplies_rows or self._wasted.get(size, 0.0) >= _WORTH_A_GRAPH:
             return None
         fitting = [
             graph
@@ -172,7 +172,7 @@ class QwenModel(GgufModel):
         if not fitting:
             return None
         found = min(fitting, key=size.waste)
-        self._wasted[size] += size.waste(found)
+        self._wasted[size] = self._wasted.get(size, 0.0) + size.waste(found)
         return found
 
     def prepare(self) -> None:
