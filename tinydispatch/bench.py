@@ -216,8 +216,10 @@ def memory() -> Memory:
         unit = 1 if sys.platform == "darwin" else 1024
         return Memory(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, None, None)
     fields = dict(line.split(":", 1) for line in text.splitlines())
-    peak, own, mapped = (int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmHWM", "RssAnon", "RssFile"))
-    return Memory(peak, own, mapped)
+    names = ("VmHWM", "RssAnon", "RssShmem", "RssFile")
+    peak, anonymous, shared, mapped = (int(fields[name].split()[0]) * 1024 / 1e6 for name in names)
+    # Python's anonymous mappings, such as a model's keys and values, may count as shared.
+    return Memory(peak, anonymous + shared, mapped)
 
 
 def _cpu() -> str:
