@@ -29,9 +29,10 @@ class _Lines(logging.Handler):
 def lines() -> Iterator[list[str]]:
     handler = _Lines()
     LOG.addHandler(handler)
-    level, LOG.level = LOG.level, logging.INFO
+    level = LOG.level
+    LOG.setLevel(logging.INFO)
     yield handler.lines
-    LOG.level = level
+    LOG.setLevel(level)
     LOG.removeHandler(handler)
 
 
@@ -67,7 +68,7 @@ def test_no_line_holds_a_word_of_a_request(lines: list[str], monkeypatch: pytest
         assert _ask(server, model=SECRET) == 404
         assert _ask(server, tool_choice=SECRET) == 400
         with monkeypatch.context() as patch:
-            patch.setattr(GatedRuntime, "decode", fail)
+            patch.setattr(GatedRuntime, "decode_all", fail)
             assert _ask(server) == 500
     assert len(lines) >= 6
     assert SECRET not in "".join(lines)
