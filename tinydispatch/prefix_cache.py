@@ -111,6 +111,7 @@ class PrefixCache:
         if self._writer is not None:
             self._writer.shutdown(wait=True)
             self._writer = None
+            self._let_go()
 
     def _load(self, ids: tuple[int, ...]) -> bytes | None:
         if ids in self._states:

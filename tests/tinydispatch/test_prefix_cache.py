@@ -100,6 +100,7 @@ def test_what_is_on_disk_is_not_held_in_memory_too(tmp_path: Path) -> None:
     cache = _saved(tmp_path)
     cache.put([1, 2, 3], b"state")
     cache.close()
+    assert not cache._states
     assert cache.find([1, 2, 3, 4], 0) == ((1, 2, 3), b"state")
     assert not cache._states
     next(tmp_path.glob("*.prefix")).unlink()
