@@ -7,24 +7,20 @@ the source of ggml's operations; the weights stay in the mapped file.
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 
-from tinydispatch.ggml import bindings
-from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.contents import check_contents
+from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.header import GgufError
-from tinydispatch.ggml.memory import cache_bytes, require_memory
-from tinydispatch.ggml.model import GgufModel, is_unquantized
 from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.pages import pointer_offset
-from tinydispatch.ggml.qwen_graph import GraphOptions, GraphSize, KeyValueCache, QwenGraph
+from tinydispatch.ggml.qwen_graph import GraphOptions, GraphSize, QwenGraph
 from tinydispatch.ggml.qwen_shape import QwenShape, read_shape
+from tinydispatch.ggml.raw_model import RawModel
 from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
 from tinydispatch.ggml.weights import MappedWeights
@@ -50,20 +46,11 @@ _WORTH_A_GRAPH = 4
 # Weights beyond that are read from memory each time, and not from the processor's cache.
 _CACHED_BYTES = 32 << 20
 
-_SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
 
+class QwenModel(RawModel):
+    """A file of architecture `qwen3` that `read_shape` takes."""
 
-class QwenModel(GgufModel):
-    """A file of architecture `qwen3` that `read_shape` takes.
-
-    The cache holds 32-bit numbers when the file's matrices are not quantized, 16-bit ones otherwise.
-    """
-
-    _tokenizer: int | None = None
-    _backend: int | None = None
     _allocator: int | None = None
-    _weights: MappedWeights | None = None
-    _cache: KeyValueCache | None = None
     _shape: QwenShape
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
@@ -75,60 +62,26 @@ class QwenModel(GgufModel):
         self._shape = shape
         self._graphs: OrderedDict[GraphSize, QwenGraph] = OrderedDict()
         self._wasted: dict[GraphSize, float] = {}
-        vocabulary = self._open_vocabulary()
-        if vocabulary.n_vocab != shape.n_vocab:
-            problem = f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {shape.n_vocab}"
-            raise GgufError(self.path, problem)
+        vocabulary = self._open_vocabulary(shape.n_vocab)
         self._n_ctx, self._max_batch = min(n_ctx, shape.n_positions), _MAX_BATCH
-        kept_as, item_bytes = (GGML_TYPE_F32, 4) if is_unquantized(self.header) else (GGML_TYPE_F16, 2)
-        require_memory(self.path, cache_bytes(self.header, self._n_ctx, item_bytes), self._n_ctx)
         self._weights = MappedWeights(self._c, self.header)
-        self._backend = self._cpu_backend(threads)
-        self._allocator = self._c.ggml_gallocr_new(self._c.ggml_backend_get_default_buffer_type(self._backend))
+        self._backend = CpuBackend(self._library, threads)
+        self._allocator = self._c.ggml_gallocr_new(self._backend.buffer_type)
         # A batch is rounded up by less than a step, and what it writes there is overwritten later.
         self._n_cells = _round_up(self._n_ctx, _CELL_STEP) + _CELL_STEP
-        self._cache = KeyValueCache(self._c, shape, kept_as, self._n_cells)
+        self._cache = self._make_cache(shape.n_layers, shape.n_key_heads, shape.head_width, self._n_cells)
         n_bytes = sum(tensor.n_bytes for tensor in self.header.tensors)
         self._options = GraphOptions(pointer_offset(self._c), n_bytes > _CACHED_BYTES)
         n_weights = sum(math.prod(tensor.shape) for tensor in self.header.tensors)
         self._row_step = _ROW_STEP if shape.n_vocab * shape.width < _SMALL_PART * n_weights else 1
         return vocabulary
 
-    def _open_vocabulary(self) -> Vocabulary:
-        parameters = self._c.llama_model_default_params()
-        parameters.vocab_only = True
-        self._tokenizer = self._c.llama_model_load_from_file(os.fsencode(self.path), parameters)
-        if not self._tokenizer:
-            reason = self._library.take_errors() or "no reason given"
-            raise GgufError(self.path, f"llama.cpp cannot load its tokenizer: {reason}")
-        return Vocabulary(self._library, self._tokenizer, self.header)
-
-    def _cpu_backend(self, threads: int) -> int:
-        c = self._c
-        backend: int | None = c.ggml_backend_init_by_type(bindings.GGML_BACKEND_DEVICE_TYPE_CPU, None)
-        if not backend:
-            raise GgufError(self.path, f"{self._library.path}: ggml has no CPU backend")
-        registry = c.ggml_backend_dev_backend_reg(c.ggml_backend_get_device(backend))
-        # In builds with one library per CPU variant the function is found in no other way.
-        address = c.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_set_n_threads")
-        assert address, "every CPU backend sets its threads"
-        _SetThreads(address)(backend, threads)
-        return backend
-
     def _release(self) -> None:
-        c = self._c
         self._drop_graphs()
-        if self._cache:
-            self._cache.close()
         if self._allocator:
-            c.ggml_gallocr_free(self._allocator)
-        if self._backend:
-            c.ggml_backend_free(self._backend)
-        if self._weights:
-            self._weights.close()
-        if self._tokenizer:
-            c.llama_model_free(self._tokenizer)
-        self._cache = self._allocator = self._backend = self._weights = self._tokenizer = None
+            self._c.ggml_gallocr_free(self._allocator)
+        self._allocator = None
+        super()._release()
 
     def _drop_graphs(self) -> None:
         graphs, self._graphs = getattr(self, "_graphs", {}), OrderedDict()
@@ -140,7 +93,8 @@ class QwenModel(GgufModel):
         assert not wanted or wanted[-1] == len(ids) - 1, "logits are wanted of the last ids"
         graph = self._graph(len(ids), first + len(ids), len(wanted))
         graph.set(np.asarray(ids, dtype=np.int32), first)
-        status = self._c.ggml_backend_graph_compute(self._backend, graph.handle)
+        assert self._backend is not None
+        status = self._backend.compute(graph.handle)
         if status:
             raise ComputeError(f"{self.path}: ggml could not compute {len(ids)} ids: status {status}")
         return list(graph.logits(len(ids), len(wanted)))
@@ -201,29 +155,6 @@ class QwenModel(GgufModel):
             self._drop_graphs()  # their memory has moved
         self._graphs[size] = graph
         return graph
-
-    def _cut(self, n_positions: int) -> int:
-        return n_positions  # what lies beyond is masked, and overwritten by the next ids
-
-    @property
-    def _cache_kind(self) -> str:
-        assert self._cache is not None
-        return f"qwen3 {self._cache.item_bytes}"
-
-    def _read_cache(self) -> bytes:
-        assert self._cache is not None
-        n = len(self._cached_ids)
-        return self._cache.keys[:, :, :n].tobytes() + self._cache.values[:, :, :n].tobytes()
-
-    def _write_cache(self, payload: memoryview, n_positions: int) -> bool:
-        assert self._cache is not None
-        keys, values = self._cache.keys[:, :, :n_positions], self._cache.values[:, :, :n_positions]
-        numbers = np.frombuffer(payload, dtype=keys.dtype) if not len(payload) % keys.dtype.itemsize else keys[:0]
-        if numbers.size != keys.size + values.size:
-            return False
-        keys[...] = numbers[: keys.size].reshape(keys.shape)
-        values[...] = numbers[keys.size :].reshape(values.shape)
-        return True
 
 
 def _round_up(count: int, step: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32, GGML_TYPE_I32, InitParams
+from tinydispatch.ggml.kv_cache import KvCache
 from tinydispatch.ggml.pages import Address, Pages
 from tinydispatch.ggml.qwen_shape import QwenShape
 from tinydispatch.ggml.runtime import ComputeError, Logits
@@ -27,32 +28,6 @@ _LAYER_TENSORS, _OTHER_TENSORS = 56, 32
 _FEW = 4
 _NEOX = 2  # halves of a head are rotated against each other
 _BYTES = {GGML_TYPE_F32: 4, GGML_TYPE_F16: 2}
-
-
-class KeyValueCache:
-    """Keys (layer, K, position, D) and values (layer, K x D, position), where numpy and ggml both see them."""
-
-    def __init__(self, c: Any, shape: QwenShape, type_id: int, n_cells: int) -> None:
-        self._c, self.n_cells, self.type_id, self.item_bytes = c, n_cells, type_id, _BYTES[type_id]
-        key_lengths = (shape.n_layers, shape.n_key_heads, n_cells, shape.head_width)
-        value_lengths = (shape.n_layers, shape.n_key_heads * shape.head_width, n_cells)
-        self._pages = Pages(c, Pages.size(type_id, key_lengths) + Pages.size(type_id, value_lengths))
-        self.keys = self._pages.array(type_id, key_lengths)
-        self.values = self._pages.array(type_id, value_lengths)
-        self._context: int | None = c.ggml_init(InitParams(2 * shape.n_layers * c.ggml_tensor_overhead(), None, True))
-        self.key_tensors = [self._tensor(array) for array in self.keys]
-        self.value_tensors = [self._tensor(array) for array in self.values]
-
-    def _tensor(self, array: npt.NDArray[Any]) -> int:
-        new = self._c.ggml_new_tensor_3d if array.ndim == 3 else self._c.ggml_new_tensor_2d
-        return self._pages.place(new(self._context, self.type_id, *reversed(array.shape)), array)
-
-    def close(self) -> None:
-        """Free it; a second call does nothing."""
-        if self._context:
-            self._c.ggml_free(self._context)
-        self._context = None
-        self._pages.close()
 
 
 @dataclass(frozen=True)
@@ -102,7 +77,7 @@ class QwenGraph:
         allocator: int,
         shape: QwenShape,
         weights: dict[str, int],
-        cache: KeyValueCache,
+        cache: KvCache,
         size: GraphSize,
         options: GraphOptions,
     ) -> None:
@@ -208,11 +183,11 @@ class QwenGraph:
         c, context, shape, n_cells, prefix = self._c, self._context, self._shape, self._cache.n_cells, f"blk.{layer}."
         item, head, n_heads = self._cache.item_bytes, shape.head_width, shape.n_key_heads
         keys = self._rotated(prefix + "attn_k", normed, n_heads, rows)  # (D, K, T)
-        cache = self._cache.key_tensors[layer]
+        cache = self._cache.keys[layer]
         place = c.ggml_view_3d(context, cache, head, rows.n, n_heads, head * item, n_cells * head * item, 0)
         self._keys_written.append(c.ggml_cpy(context, c.ggml_permute(context, keys, 0, 2, 1, 3), place))
         values = c.ggml_transpose(context, self._product(prefix + "attn_v", normed, rows.n))  # (T, K x D)
-        cache = self._cache.value_tensors[layer]
+        cache = self._cache.values[layer]
         place = c.ggml_view_2d(context, cache, rows.n, n_heads * head, n_cells * item, 0)
         self._values_written.append(c.ggml_cpy(context, values, place))
         # Expanded now, so that they are written before attention reads the cache.
@@ -237,8 +212,8 @@ class QwenGraph:
         queries = c.ggml_reshape_4d(context, queries, head, group, n_heads, n)
         queries = c.ggml_cont_3d(context, c.ggml_permute(context, queries, 0, 1, 3, 2), head, group * n, n_heads)
         view, seen = c.ggml_view_3d, self.size.n_cells
-        keys = view(context, self._cache.key_tensors[layer], head, seen, n_heads, head * item, n_cells * head * item, 0)
-        values = self._cache.value_tensors[layer]
+        keys = view(context, self._cache.keys[layer], head, seen, n_heads, head * item, n_cells * head * item, 0)
+        values = self._cache.values[layer]
         values = view(context, values, seen, head, n_heads, n_cells * item, n_cells * head * item, 0)
         scores = c.ggml_mul_mat(context, keys, queries)  # (P, G x T, K)
         scores = c.ggml_soft_max_ext(context, scores, rows.mask, head**-0.5, 0.0)
