@@ -109,6 +109,17 @@ def test_our_own_graph_asks_the_same_of_a_vocabulary(tmp_path: Path) -> None:
         open_model(path, 32)
 
 
+def test_a_number_of_layers_that_lies_is_refused_at_once(tmp_path: Path) -> None:
+    parts = take_apart(_FILES["qwen3"]())
+    for index, entry in enumerate(parts.entries):
+        if entry.key == b"qwen3.block_count":
+            parts.entries[index] = replace(entry, payload=(0xFFFFFFFE).to_bytes(4, "little"))
+    path = tmp_path / "layers.gguf"
+    path.write_bytes(parts.to_bytes())
+    with pytest.raises(GgufError, match=r"'qwen3\.block_count' is 4294967294"):
+        open_model(path, 32)
+
+
 def test_such_a_file_never_reaches_native_code(tmp_path: Path) -> None:
     parts = take_apart(_FILES["qwen3"]())
     del parts.tensors[-1]

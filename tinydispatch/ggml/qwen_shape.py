@@ -102,6 +102,8 @@ def _is_plain(header: GgufHeader, shape: QwenShape) -> bool:
         return False
     if min(shape.n_heads, shape.n_key_heads, shape.head_width) < 1 or shape.n_heads % shape.n_key_heads:
         return False
+    if shape.n_layers > len(header.tensors):  # a number that lies would be a list of billions of names
+        return False
     found = {tensor.name: tensor for tensor in header.tensors}
     expected = dict(shape.tensors())
     if "output.weight" in found:
