@@ -11,8 +11,8 @@ from pathlib import Path
 CARD = {
     **dict.fromkeys(("read", "train"), 3),
     **dict.fromkeys(("heldout", "joined"), 0),
-    **{name: {} for name in ("by_side", "by_category", "by_calls", "by_tools", "rejected", "samples", "repairs")},
-    **{name: {} for name in ("shortened", "augmented", "evaluation_texts", "overlaps")},
+    **{name: {} for name in ("by_side", "by_category", "by_group", "by_calls", "by_tools", "rejected", "samples")},
+    **{name: {} for name in ("repairs", "shortened", "augmented", "evaluation_texts", "overlaps")},
     "data_hash": "0",
     "sources": [],
     "lengths": {"unit": "tokens", "median": 1, "p95": 1, "longest": 1, "buckets": {}},
