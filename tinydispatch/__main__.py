@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tinydispatch.cli import bench, call, chat, serve, tools
+from tinydispatch.cli.memory import give_back_freed_memory
 from tinydispatch.ggml.runtime import ComputeError
 
 _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 2, 130
@@ -15,6 +16,7 @@ _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0: done, 1: a reply that cannot be used as it stands, 2: bad input."""
     arguments = _parser().parse_args(argv)
+    give_back_freed_memory()
     try:
         return int(arguments.run(arguments))
     except ValueError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.fixtures_playback import PlaybackRuntime
 from tinydispatch import bench
 from tinydispatch.__main__ import main
 from tinydispatch.cli.bench import report
+from tinydispatch.cli.memory import give_back_freed_memory
 
 
 @pytest.fixture
@@ -103,3 +105,10 @@ def test_tools_that_do_not_fit_the_context_are_named(capsys: pytest.CaptureFixtu
     model = taught_export().files[1].path
     assert main(["bench", str(model), "--context", "64"]) == 2
     assert f"{model}: the prompt of" in capsys.readouterr().err
+
+
+def test_freed_memory_goes_back_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    assert give_back_freed_memory() is (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
+    assert not give_back_freed_memory()

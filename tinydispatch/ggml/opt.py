@@ -24,7 +24,7 @@ _MAX_BATCH = 128
 # Logits of 64 positions of a vocabulary of 50,000 take 13 MB.
 _MAX_LOGIT_ROWS = 64
 # A graph of one id takes 0.9 MB at OPT-350M's size, one of 128 ids over 2,048 positions 25 MB.
-_MAX_GRAPH_BYTES = 32 << 20
+_MAX_GRAPH_BYTES = 16 << 20
 
 
 class OptModel(RawModel):
