@@ -6,7 +6,9 @@ from pathlib import Path
 import gguf
 import pytest
 
+from export.config import OptGraph
 from tests.fixtures_gguf import tiny_export
+from tests.fixtures_opt import pre_norm_export
 from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.ggml.numbers import check_numbers
 
@@ -35,6 +37,14 @@ def test_numbers_on_which_llama_cpp_would_abort_are_refused_by_name(key: str, va
     header = read_header(tiny_export().files[0].path)
     damaged = replace(header, metadata={**header.metadata, f"qwen3.{key}": value})
     with pytest.raises(GgufError, match=r"'qwen3\.[a-z_.]+' is .*impossible or contradicts"):
+        check_numbers(damaged)
+
+
+def test_heads_of_width_one_are_refused() -> None:
+    header = read_header(pre_norm_export(OptGraph.GPT2).files[0].path)
+    width = header.metadata["gpt2.embedding_length"]
+    damaged = replace(header, metadata={**header.metadata, "gpt2.attention.head_count": width})
+    with pytest.raises(GgufError, match=r"'gpt2.attention.key_length' is 1, which is impossible"):
         check_numbers(damaged)
 
 

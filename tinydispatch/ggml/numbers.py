@@ -74,7 +74,8 @@ def _check_widths(header: GgufHeader, own: dict[str, Any]) -> None:
     is_shared = type(key_heads) is int and key_heads > 0 and heads % key_heads == 0
     _require(header, "attention.head_count_kv", key_heads, is_shared)
     key_width = own.get("attention.key_length", width // heads)
-    is_whole = type(key_width) is int and key_width > 0 and ("attention.key_length" in own or width % heads == 0)
+    # By the strides of heads of width 1, llama.cpp cannot tell transposed values from others, and ends the process.
+    is_whole = type(key_width) is int and key_width > 1 and ("attention.key_length" in own or width % heads == 0)
     _require(header, "attention.key_length", key_width, is_whole)
     value_width = own.get("attention.value_length", width // heads)
     _require(header, "attention.value_length", value_width, value_width == key_width)
