@@ -37,16 +37,16 @@ _ENGINE = "engine"
 
 @dataclass(frozen=True)
 class Way:
-    """An engine's techniques, and whether the model's graphs are kept or llama.cpp builds them."""
+    """An engine's techniques, and whether the native decoder computes, or ggml."""
 
     options: EngineOptions = field(default_factory=EngineOptions)
-    keeps_graphs: bool = True
+    is_native: bool = True
 
 
 _NOTHING = EngineOptions(is_constrained=False, n_draft_ids=0, recalls=False, reuses_prefix=False)
 _VARIANTS = {
     _ENGINE: Way(),
-    "  without kept graphs": Way(keeps_graphs=False),
+    "  on ggml's graph": Way(is_native=False),
     "  without forced ids": Way(EngineOptions(forces_ids=False)),
     "  without recall": Way(EngineOptions(recalls=False)),
     "  without copying": Way(EngineOptions(n_draft_ids=0)),
@@ -54,7 +54,7 @@ _VARIANTS = {
     "  without kept prefix": Way(EngineOptions(reuses_prefix=False)),
     "  keys in any order": Way(EngineOptions(key_order=KeyOrder.ANY)),
     "  without grammar": Way(EngineOptions(is_constrained=False)),
-    "  without any of these": Way(_NOTHING, keeps_graphs=False),
+    "  without any of these": Way(_NOTHING, is_native=False),
 }
 _MAX_NEW_TOKENS = 256
 _TODAY = dt.date(2026, 3, 19)
@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ways = {name: way for name, way in _VARIANTS.items() if name == _ENGINE or not arguments.engine_only}
         with ExitStack() as stack:
             runtimes = {
-                keeps_graphs: stack.enter_context(open_model(*setting, keeps_graphs=keeps_graphs))
-                for keeps_graphs in sorted({way.keeps_graphs for way in ways.values()})
+                is_native: stack.enter_context(open_model(*setting, is_native=is_native))
+                for is_native in sorted({way.is_native for way in ways.values()})
             }
             server = stack.enter_context(llama_server(*setting))
             bench = Bench(runtimes, ways, server, is_cpu_time=arguments.cpu_time)
@@ -150,7 +150,7 @@ class Bench:
         self, runtimes: Mapping[bool, Runtime], ways: Mapping[str, Way], server: LlamaServer, *, is_cpu_time: bool
     ) -> None:
         self._server, self._is_cpu_time = server, is_cpu_time
-        self._engines = {name: Engine(runtimes[way.keeps_graphs], way.options) for name, way in ways.items()}
+        self._engines = {name: Engine(runtimes[way.is_native], way.options) for name, way in ways.items()}
         self.measured = {name: Measured() for name in [_SERVER, *self._engines]}
 
     def run(self, questions: Sequence[Question], rounds: int) -> None:

@@ -165,19 +165,19 @@ def _work(path: Path, scratch: Path, first: int, n_files: int | None) -> int:
         print(_BEGINS, seed, flush=True)
         kind, content = damage(parts, seed)
         scratch.write_bytes(content)
-        print(_fate(scratch, keeps_graphs=bool(seed % 2)), seed, kind, flush=True)
+        print(_fate(scratch, is_native=bool(seed % 2)), seed, kind, flush=True)
         seed += 1
     return 0
 
 
-def _fate(path: Path, *, keeps_graphs: bool) -> Fate:
+def _fate(path: Path, *, is_native: bool) -> Fate:
     """What becomes of a file on our graphs where we have one, or on llama.cpp's."""
     try:
         read_header(path)
     except GgufError:
         return Fate.HEADER
     try:
-        with open_model(path, 32, 1, keeps_graphs=keeps_graphs) as model:
+        with open_model(path, 32, 1, is_native=is_native) as model:
             _use(model)
     except (ValueError, RuntimeError):
         return Fate.LATER

@@ -101,9 +101,6 @@ class PlaybackRuntime:
             logits[reply[written] if written < len(reply) else min(self.eog_ids)] = 10.0
         return logits
 
-    def prepare(self) -> None:
-        """Nothing to do."""
-
     def truncate(self, n_positions: int) -> None:
         del self.cached_ids[n_positions:]
 

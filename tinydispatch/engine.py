@@ -14,6 +14,7 @@ from tinydispatch.decoding.constraint import Constraint, Free, GrammarConstraint
 from tinydispatch.decoding.greedy import Choice, Decoding, GreedyDecoder, Listener
 from tinydispatch.decoding.lookup import lookup
 from tinydispatch.decoding.recall import Recall
+from tinydispatch.decoding.rehearsal import rehearse
 from tinydispatch.decoding.reply import ReplyShape, ToolChoice, call_format, check_grammar, reply_grammar
 from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.decoding.tokens import can_force, token_table, token_texts
@@ -125,14 +126,14 @@ class Engine:
         self._constraint(tools, choice, is_parallel)
 
     def warm_up(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
-        """Load what is kept of the prompt that begins so, and take the grammar's first step; how many ids it holds.
+        """Load what is kept of the prompt that begins so, and rehearse the grammar; how many ids are held.
 
         A first call then finds what a later one would. Without a kept state nothing is evaluated.
         """
-        self._constraint(tools, ToolChoice.AUTO, is_parallel=True).mask()
-        n_held = self._load_prefix(self._opening(messages, tools)[:-1], len(self.runtime.cached_ids))
-        self.runtime.prepare()
-        return n_held
+        matcher = self._matcher(tools, ToolChoice.AUTO, is_parallel=True)
+        if matcher is not None:
+            rehearse(matcher, self.runtime, tools, call_format(self.runtime.chat_template))
+        return self._load_prefix(self._opening(messages, tools)[:-1], len(self.runtime.cached_ids))
 
     def complete(
         self,
@@ -201,8 +202,14 @@ class Engine:
         )
 
     def _constraint(self, tools: Sequence[Tool], choice: ToolChoice, is_parallel: bool) -> Constraint:
-        if not self.options.is_constrained:
+        matcher = self._matcher(tools, choice, is_parallel=is_parallel)
+        if matcher is None:
             return Free()
+        return GrammarConstraint(matcher, self.runtime, can_force=self._can_force, tails=self._tails)
+
+    def _matcher(self, tools: Sequence[Tool], choice: ToolChoice, *, is_parallel: bool) -> llguidance.LLMatcher | None:
+        if not self.options.is_constrained:
+            return None
         shape = ReplyShape(choice, is_parallel, self.options.key_order, self._can_force)
         key = (self._tools_key(tools), shape)
         if key not in self._grammars:
@@ -214,8 +221,7 @@ class Engine:
                 self._grammars.popitem(last=False)
         self._grammars.move_to_end(key)
         # The copy shares what the lexer has learned with the one that is kept.
-        matcher = self._grammars[key].deep_copy()
-        return GrammarConstraint(matcher, self.runtime, can_force=self._can_force, tails=self._tails)
+        return self._grammars[key].deep_copy()
 
     def _tools_key(self, tools: Sequence[Tool]) -> str:
         if self._tools[0] is not tools:

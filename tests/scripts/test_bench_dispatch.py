@@ -38,7 +38,7 @@ def _questions(*texts: str) -> list[Question]:
 
 
 def _bench(server: LlamaServer, *, is_cpu_time: bool) -> Bench:
-    runtimes = {keeps_graphs: PlaybackRuntime(render_calls([_CALL])) for keeps_graphs in (False, True)}
+    runtimes = {is_native: PlaybackRuntime(render_calls([_CALL])) for is_native in (False, True)}
     return Bench(runtimes, bench_dispatch._VARIANTS, server, is_cpu_time=is_cpu_time)
 
 

@@ -17,7 +17,7 @@ from tinydispatch.ggml.header import read_header
 from tinydispatch.ggml.kv_cache import KvCache
 from tinydispatch.ggml.library import load_library
 from tinydispatch.ggml.opt import OptModel
-from tinydispatch.ggml.repack import is_repacked
+from tinydispatch.ggml.repack import layout
 from tinydispatch.ggml.weights import MappedWeights
 
 
@@ -86,7 +86,7 @@ def test_rearranged_weights_compute_what_the_files_own_do(
     k_quantized: Path, backend: CpuBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert backend.handle is not None
-    if not is_repacked(load_library().c, backend.handle, bindings.GGML_TYPE_Q4_K):
+    if layout(load_library().c, backend.handle, bindings.GGML_TYPE_Q4_K) is None:
         pytest.skip("ggml rearranges no Q4_K on this processor")
     ids = list(range(20, 60))
     with OptModel(k_quantized, n_ctx=64) as model:

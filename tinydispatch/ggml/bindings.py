@@ -242,19 +242,9 @@ SIGNATURES |= {
     "ggml_backend_tensor_alloc": (c.c_int, (_HANDLE, _TENSOR, c.c_void_p)),
     "ggml_backend_tensor_set": (None, (_TENSOR, c.c_void_p, _SIZE, _SIZE)),
     "ggml_backend_tensor_get": (None, (_TENSOR, c.c_void_p, _SIZE, _SIZE)),
-}
-
-# What graphs of our own for llama.cpp's models need besides.
-_DIMENSION = c.c_int64
-SIGNATURES |= {
-    "ggml_new_tensor_3d": (_TENSOR, (_CONTEXT, c.c_int, *[_DIMENSION] * 3)),
-    "ggml_rms_norm": (_TENSOR, (_CONTEXT, _TENSOR, c.c_float)),
-    "ggml_rope_ext": (_TENSOR, (_CONTEXT, *[_TENSOR] * 3, *[c.c_int] * 3, *[c.c_float] * 6)),
+    "ggml_new_tensor_3d": (_TENSOR, (_CONTEXT, c.c_int, c.c_int64, c.c_int64, c.c_int64)),
     "ggml_soft_max_ext": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR, c.c_float, c.c_float)),
-    "ggml_swiglu_split": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR)),
     "ggml_cpy": (_TENSOR, (_CONTEXT, _TENSOR, _TENSOR)),
     "ggml_transpose": (_TENSOR, (_CONTEXT, _TENSOR)),
-    "ggml_cont_2d": (_TENSOR, (_CONTEXT, _TENSOR, *[_DIMENSION] * 2)),
-    "ggml_cont_3d": (_TENSOR, (_CONTEXT, _TENSOR, *[_DIMENSION] * 3)),
-    "ggml_reshape_4d": (_TENSOR, (_CONTEXT, _TENSOR, *[_DIMENSION] * 4)),
+    "ggml_cont_2d": (_TENSOR, (_CONTEXT, _TENSOR, c.c_int64, c.c_int64)),
 }

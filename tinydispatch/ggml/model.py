@@ -219,10 +219,6 @@ class GgufModel(ABC):
             self._cached_ids += chunk
         return np.stack(rows)
 
-    def prepare(self) -> None:
-        """Get ready for the batches of a call on top of what is cached; nothing is evaluated."""
-        self._require_open()
-
     def truncate(self, n_positions: int) -> None:
         """Keep the cache's first `n_positions` and drop the rest.
 

@@ -9,9 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinydispatch.ggml import bindings
 from tinydispatch.ggml.contents import check_vocabulary
 from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.graph import CELL_STEP, Graph, GraphSize, GraphStore
+from tinydispatch.ggml.header import GgufError
+from tinydispatch.ggml.kv_cache import KvCache
+from tinydispatch.ggml.memory import require_memory
+from tinydispatch.ggml.model import is_unquantized
 from tinydispatch.ggml.opt_graph import OptGraph
 from tinydispatch.ggml.opt_shape import OptShape, read_shape
 from tinydispatch.ggml.raw_model import RawModel
@@ -28,8 +33,14 @@ _MAX_GRAPH_BYTES = 16 << 20
 
 
 class OptModel(RawModel):
-    """A file of architecture `opt`, with layer norms before or after attention, with or without projections."""
+    """A file of architecture `opt`, with layer norms before or after attention, with or without projections.
 
+    The cache holds 16-bit numbers, and 32-bit ones where the file's are not quantized: those are there to be exact.
+    """
+
+    _backend: CpuBackend | None = None
+    _weights: MappedWeights | None = None
+    _cache: KvCache | None = None
     _graphs: GraphStore | None = None
     _shape: OptShape
 
@@ -42,7 +53,7 @@ class OptModel(RawModel):
         self._backend = CpuBackend(self._library, threads)
         self._weights = MappedWeights(self._c, self.header, self._backend.handle)
         n_cells = -(-self._n_ctx // CELL_STEP) * CELL_STEP
-        self._cache = self._make_cache(self._shape.n_layers, self._shape.n_heads, self._shape.head_width, n_cells)
+        self._cache = self._make_cache(n_cells)
         self._graphs = GraphStore(self._build_graph, _MAX_GRAPH_BYTES)
         return vocabulary
 
@@ -52,10 +63,25 @@ class OptModel(RawModel):
         assert self._cache is not None
         return OptGraph(self._c, self._backend, self._shape, self._weights, self._cache, size)
 
-    def _drop_graphs(self) -> None:
+    def _make_cache(self, n_cells: int) -> KvCache:
+        type_id = bindings.GGML_TYPE_F32 if is_unquantized(self.header) else bindings.GGML_TYPE_F16
+        size = (type_id, self._shape.n_layers, self._shape.n_heads, self._shape.head_width, n_cells)
+        require_memory(self.path, KvCache.n_bytes(*size), self._n_ctx)
+        try:
+            return KvCache(self._c, *size)
+        except OSError as error:
+            raise GgufError(self.path, f"too little memory for a cache of {self._n_ctx} positions: {error}") from error
+
+    def _stop(self) -> None:
         if self._graphs is not None:
             self._graphs.close()
         self._graphs = None
+
+    def _release(self) -> None:
+        super()._release()
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = None
 
     def _compute(self, ids: Sequence[int], wanted: Sequence[int]) -> list[Logits]:
         assert self._graphs is not None

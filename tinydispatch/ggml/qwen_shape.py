@@ -1,4 +1,4 @@
-"""Which files our own graph of Qwen3 computes: those that hold exactly its tensors, in types that stay as they lie."""
+"""Plain Qwen3 files: those that hold exactly its tensors, and stretch no positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tinydispatch.ggml.header import GgufHeader
 ARCHITECTURE = "qwen3"
 
 _VECTOR_TYPES = frozenset({bindings.GGML_TYPE_F32})
-# llama.cpp repacks the weights of most other types for the processor, which is worth more than our graph.
 MATRIX_TYPES = frozenset(
     {bindings.GGML_TYPE_F32, bindings.GGML_TYPE_F16, bindings.GGML_TYPE_BF16, bindings.GGML_TYPE_Q8_0}
 )
@@ -20,7 +19,7 @@ MATRIX_TYPES = frozenset(
 
 @dataclass(frozen=True)
 class QwenShape:
-    """The numbers of a Qwen3 graph; `group` query heads share one head of keys and values."""
+    """The numbers of a Qwen3 decoder; `group` query heads share one head of keys and values."""
 
     n_layers: int
     width: int
@@ -61,7 +60,7 @@ class QwenShape:
 
 
 def read_shape(header: GgufHeader) -> QwenShape | None:
-    """The shape of a file that the graph computes, None for one that only llama.cpp's own graph can."""
+    """The shape of a plain file, None for any other."""
     own: dict[str, Any] = {key: header.metadata.get(f"{ARCHITECTURE}.{key}") for key in _NUMBERS}
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if header.architecture != ARCHITECTURE or not isinstance(tokens, tuple):
@@ -97,7 +96,7 @@ _NUMBERS = {
 
 
 def _is_plain(header: GgufHeader, shape: QwenShape) -> bool:
-    """Whether the file holds the graph's tensors and no other, and stretches no positions."""
+    """Whether the file holds the decoder's tensors and no other, and stretches no positions."""
     if any(key.startswith(f"{ARCHITECTURE}.rope.scaling") for key in header.metadata):
         return False
     if min(shape.n_heads, shape.n_key_heads, shape.head_width) < 1 or shape.n_heads % shape.n_key_heads:

@@ -1,4 +1,4 @@
-"""What models on graphs of our own share: llama.cpp as the tokenizer, a cache that numpy sees, and the processor."""
+"""What models share that llama.cpp does not compute: llama.cpp as the tokenizer, and a cache that numpy sees."""
 
 from __future__ import annotations
 
@@ -6,31 +6,45 @@ import ctypes
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.bindings import KeyOverride
-from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.header import GgufError
-from tinydispatch.ggml.kv_cache import KvCache
-from tinydispatch.ggml.memory import require_memory
-from tinydispatch.ggml.model import GgufModel, is_unquantized
+from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.vocabulary import Vocabulary
-from tinydispatch.ggml.weights import MappedWeights
+
+
+class Part(Protocol):
+    """What a model opens, and closes again."""
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        ...
+
+
+class Cache(Part, Protocol):
+    """Keys and values of every layer; `item_bytes` a number."""
+
+    item_bytes: int
+
+    def read(self, n_positions: int) -> list[npt.NDArray[Any]]:
+        """What is kept of the first `n_positions`, as views."""
+        ...
+
+    def write(self, payload: memoryview, n_positions: int) -> bool:
+        """Put back the numbers that `read` gave; False when that is not as long as it should be."""
+        ...
 
 
 class RawModel(GgufModel):
-    """A model that ggml computes by a graph of ours.
-
-    The cache holds 16-bit numbers, and 32-bit ones where the file's are not quantized: those are there to be exact.
-    """
+    """A model whose weights and cache are ours."""
 
     _tokenizer: int | None = None
-    _backend: CpuBackend | None = None
-    _weights: MappedWeights | None = None
-    _cache: KvCache | None = None
+    _weights: Part | None = None
+    _cache: Cache | None = None
 
     def _open_vocabulary(self, n_vocab: int, architecture: str | None = None) -> Vocabulary:
         """The file's tokenizer, whose tokens have to be as many as the model's.
@@ -54,27 +68,18 @@ class RawModel(GgufModel):
             raise GgufError(self.path, f"llama.cpp reads {vocabulary.n_vocab} tokens, the model has {n_vocab}")
         return vocabulary
 
-    def _make_cache(self, n_layers: int, n_heads: int, head_width: int, n_cells: int) -> KvCache:
-        type_id = bindings.GGML_TYPE_F32 if is_unquantized(self.header) else bindings.GGML_TYPE_F16
-        size = (type_id, n_layers, n_heads, head_width, n_cells)
-        require_memory(self.path, KvCache.n_bytes(*size), self._n_ctx)
-        try:
-            return KvCache(self._c, *size)
-        except OSError as error:
-            raise GgufError(self.path, f"too little memory for a cache of {self._n_ctx} positions: {error}") from error
-
     @abstractmethod
-    def _drop_graphs(self) -> None:
-        """Free the graphs, which point into cache and weights; `_open` may have ended before there were any."""
+    def _stop(self) -> None:
+        """Free what points into cache and weights, as far as there is any."""
 
     def _release(self) -> None:
-        self._drop_graphs()
-        for part in (self._cache, self._weights, self._backend):
+        self._stop()
+        for part in (self._cache, self._weights):
             if part is not None:
                 part.close()
         if self._tokenizer:
             self._c.llama_model_free(self._tokenizer)
-        self._cache = self._weights = self._backend = self._tokenizer = None
+        self._cache = self._weights = self._tokenizer = None
 
     def _cut(self, n_positions: int) -> int:
         return n_positions  # what lies beyond is masked, and overwritten by the next ids

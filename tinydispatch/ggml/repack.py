@@ -16,11 +16,6 @@ _ExtraBuffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_
 _ROW_LENGTH, N_ROWS = 256, 64
 
 
-def is_repacked(c: Any, backend: int, type_id: int) -> bool:
-    """Whether one of ggml's own layouts multiplies matrices of that type here (on ARM Q8_0 with dot products, say)."""
-    return layout(c, backend, type_id) is not None
-
-
 def layout(c: Any, backend: int, type_id: int) -> int | None:
     """The kind of buffer whose layout multiplies matrices of that type, if they have a multiple of `N_ROWS` rows."""
     device = c.ggml_backend_get_device(backend)

@@ -82,10 +82,6 @@ class Runtime(Protocol):
         """Append `ids` to the cache; the logits after each of them from index `first` on, shape (rest, vocabulary)."""
         ...
 
-    def prepare(self) -> None:
-        """Get ready for the batches of a call on top of what is cached; nothing is evaluated."""
-        ...
-
     def truncate(self, n_positions: int) -> None:
         """Keep the cache's first `n_positions` and drop the rest."""
         ...

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from tinydispatch.ggml.bindings import InitParams
-from tinydispatch.ggml.header import GgufError, GgufHeader, TensorInfo
+from tinydispatch.ggml.header import GgufHeader, TensorInfo
+from tinydispatch.ggml.mapped_file import MappedFile
 from tinydispatch.ggml.repack import N_ROWS, layout
 
 # Rows of these are looked up, which only the file's own order of numbers allows.
@@ -37,15 +33,7 @@ class MappedWeights:
         self.handles: dict[str, int] = {}
         self.shapes = {tensor.name: tensor.shape for tensor in header.tensors}
         self.repacked: set[str] = set()
-        with header.path.open("rb") as stream:
-            self._map: mmap.mmap | None = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without them
-                self._map.madvise(mmap.MADV_HUGEPAGE)  # heeded where the file is not in memory yet
-        self._pages: npt.NDArray[np.uint8] | None = np.frombuffer(self._map, dtype=np.uint8)
-        end = max((header.data_offset + tensor.offset + tensor.n_bytes for tensor in header.tensors), default=0)
-        if end > self._pages.size:
-            raise GgufError(header.path, f"truncated since it was checked: {self._pages.size} bytes of {end}")
+        self._file: MappedFile | None = MappedFile(header)
         self._map_tensors(header)
         if self.repacks and backend is not None:
             self._repack(header, backend)
@@ -57,20 +45,18 @@ class MappedWeights:
         for context in self._contexts:
             self._c.ggml_free(context)
         self._buffers, self._contexts, self.handles = [], [], {}
-        self._pages = None  # the mapping cannot be closed while an array looks into it
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _map_tensors(self, header: GgufHeader) -> None:
-        assert self._pages is not None
-        c, base = self._c, self._pages.ctypes.data
-        context = self._new_context(len(header.tensors))
-        buffer = c.ggml_backend_cpu_buffer_from_ptr(base, self._pages.size)
+        assert self._file is not None
+        c, context = self._c, self._new_context(len(header.tensors))
+        buffer = c.ggml_backend_cpu_buffer_from_ptr(self._file.address, self._file.size)
         self._buffers.append(buffer)
         for tensor in header.tensors:
             handle = self._new_tensor(context, tensor)
-            c.ggml_backend_tensor_alloc(buffer, handle, base + header.data_offset + tensor.offset)
+            c.ggml_backend_tensor_alloc(buffer, handle, self._file.address_of(tensor))
             self.handles[tensor.name] = handle
 
     def _repack(self, header: GgufHeader, backend: int) -> None:
@@ -81,11 +67,10 @@ class MappedWeights:
         ]
         for type_id in {tensor.type_id for tensor in matrices}:
             if (buffer_type := layout(self._c, backend, type_id)) is not None:
-                self._copy(header, [tensor for tensor in matrices if tensor.type_id == type_id], buffer_type)
+                self._copy([tensor for tensor in matrices if tensor.type_id == type_id], buffer_type)
 
-    def _copy(self, header: GgufHeader, tensors: Sequence[TensorInfo], buffer_type: int) -> None:
-        assert self._pages is not None
-        assert self._map is not None
+    def _copy(self, tensors: Sequence[TensorInfo], buffer_type: int) -> None:
+        assert self._file is not None
         c, context = self._c, self._new_context(len(tensors))
         handles = [self._new_tensor(context, tensor) for tensor in tensors]
         buffer = c.ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type)
@@ -93,13 +78,10 @@ class MappedWeights:
             return  # too little memory: the mapped ones do as well
         self._buffers.append(buffer)
         for tensor, handle in zip(tensors, handles, strict=True):
-            start = header.data_offset + tensor.offset
-            c.ggml_backend_tensor_set(handle, self._pages.ctypes.data + start, 0, tensor.n_bytes)
+            c.ggml_backend_tensor_set(handle, self._file.address_of(tensor), 0, tensor.n_bytes)
             self.handles[tensor.name] = handle
             self.repacked.add(tensor.name)
-            first, last = -(-start // mmap.PAGESIZE), (start + tensor.n_bytes) // mmap.PAGESIZE
-            if first < last and hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+            self._file.give_back(tensor)
 
     def _new_context(self, n_tensors: int) -> int:
         context: int = self._c.ggml_init(InitParams(n_tensors * self._c.ggml_tensor_overhead(), None, True))

@@ -1,0 +1,89 @@
+"""decoder.h's structs. What a file does not have stays NULL."""
+
+from __future__ import annotations
+
+import ctypes as c
+from enum import IntEnum
+
+BLOCK, KEY_BLOCK, MOST_ROWS = 32, 16, 8
+# LANES of the widest processor.
+WIDEST = 16
+
+_Pointer = c.c_void_p
+
+
+class Activation(IntEnum):
+    """What a feed-forward network applies to its hidden row."""
+
+    SILU_GATED = 0
+    RELU = 1
+    GELU = 2
+
+
+class Matrix(c.Structure):
+    """Weights as `pack` lays them out."""
+
+    _fields_ = (
+        ("quants", _Pointer),
+        ("scales", _Pointer),
+        ("bias", _Pointer),
+        ("n_in", c.c_int64),
+        ("n_out", c.c_int64),
+    )
+
+
+class Norm(c.Structure):
+    """A norm's factors, and what is added."""
+
+    _fields_ = (("weight", _Pointer), ("bias", _Pointer))
+
+
+class Table(c.Structure):
+    """Rows to look up, in the file's own type and order."""
+
+    _fields_ = (("rows", _Pointer), ("width", c.c_int64), ("type", c.c_int64))
+
+
+LAYER_NORMS = ("attention_norm", "feed_forward_norm", "query_norm", "key_norm")
+LAYER_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+
+
+class Layer(c.Structure):
+    """One layer, and its part of the cache."""
+
+    _fields_ = (
+        *((name, Norm) for name in LAYER_NORMS),
+        *((name, Matrix) for name in LAYER_MATRICES),
+        ("keys", _Pointer),
+        ("values", _Pointer),
+    )
+
+
+class Decoder(c.Structure):
+    """The whole, with the memory for one batch."""
+
+    _fields_ = (
+        *((name, c.c_int32) for name in ("n_layers", "n_heads", "n_key_heads", "n_cells", "max_ids", "n_threads")),
+        *((name, c.c_int32) for name in ("is_pre_norm", "is_rms", "activation")),
+        ("epsilon", c.c_float),
+        *((name, c.c_int64) for name in ("width", "head_width", "feed_forward_width")),
+        ("embedding", Table),
+        ("positions", Table),
+        ("rotation", _Pointer),
+        *((name, Matrix) for name in ("project_in", "project_out", "head")),
+        ("final_norm", Norm),
+        ("layers", c.POINTER(Layer)),
+        *((name, _Pointer) for name in ("stream", "query", "key", "value", "attended", "hidden", "gate", "scores")),
+        *((name, _Pointer) for name in ("quants", "quant_scales", "quant_sums")),
+        ("pool", _Pointer),
+    )
+
+
+# name → (result type, argument types)
+SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "tinydispatch_sizes": (None, (c.POINTER(c.c_int64),)),
+    "tinydispatch_pack": (None, (_Pointer, c.c_int64, c.c_int64, _Pointer, _Pointer)),
+    "tinydispatch_start_threads": (_Pointer, (c.c_int32,)),
+    "tinydispatch_stop_threads": (None, (_Pointer,)),
+    "tinydispatch_compute": (None, (c.POINTER(Decoder), _Pointer, c.c_int64, c.c_int64, c.c_int64, _Pointer)),
+}

@@ -1,0 +1,62 @@
+"""Keys and values of every layer, as attention.h reads them."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinydispatch.native.bindings import KEY_BLOCK
+
+_ITEM_BYTES = 2
+
+
+def zeroed(dtype: npt.DTypeLike, *lengths: int) -> npt.NDArray[Any]:
+    """An array in fresh pages, which take memory when they are first written to; it begins at a page's start."""
+    found = np.dtype(dtype)
+    count = math.prod(lengths)
+    memory = mmap.mmap(-1, max(count * found.itemsize, 1))
+    return np.frombuffer(memory, dtype=found, count=count).reshape(lengths)
+
+
+class NativeCache:
+    """Keys (layer, head, block, D, `KEY_BLOCK`) and values (layer, head, position, D) in 16-bit floats.
+
+    Raises:
+        OSError: there is too little memory.
+    """
+
+    def __init__(self, n_layers: int, n_heads: int, head_width: int, n_cells: int) -> None:
+        assert not n_cells % KEY_BLOCK, "whole blocks of keys"
+        self.item_bytes = _ITEM_BYTES
+        self.keys = zeroed(np.float16, n_layers, n_heads, n_cells // KEY_BLOCK, head_width, KEY_BLOCK)
+        self.values = zeroed(np.float16, n_layers, n_heads, n_cells, head_width)
+
+    @staticmethod
+    def n_bytes(n_layers: int, n_heads: int, head_width: int, n_cells: int) -> int:
+        """What a cache of that size takes."""
+        return 2 * n_layers * n_heads * head_width * n_cells * _ITEM_BYTES
+
+    def read(self, n_positions: int) -> list[npt.NDArray[Any]]:
+        """Keys, in whole blocks, then values, of the first `n_positions`, a view for each layer."""
+        keys, values = self._filled(n_positions)
+        return [*keys, *values]
+
+    def write(self, payload: memoryview, n_positions: int) -> bool:
+        """Put back the numbers that `read` gave; False when that is not as long as it should be."""
+        keys, values = self._filled(n_positions)
+        if len(payload) != keys.nbytes + values.nbytes:
+            return False
+        numbers = np.frombuffer(payload, dtype=keys.dtype)
+        keys[...] = numbers[: keys.size].reshape(keys.shape)
+        values[...] = numbers[keys.size :].reshape(values.shape)
+        return True
+
+    def close(self) -> None:
+        """Nothing of it belongs to anybody else."""
+
+    def _filled(self, n_positions: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        return self.keys[:, :, : -(-n_positions // KEY_BLOCK)], self.values[:, :, :n_positions]

@@ -1,0 +1,175 @@
+/* A decoder's forward pass on Q8_0 weights: Qwen3's and OPT's layers, in whatever sizes and numbers of threads.
+ *
+ * All threads run `compute_batch`, each its share of every step, and meet at a barrier after each. T ids come in, R of
+ * them with logits: after the last layer's keys and values only those R rows are computed.
+ */
+#include "attention.h"
+#include "decoder.h"
+#include "layers.h"
+#include "product.h"
+#include "threads.h"
+
+typedef struct {
+    const Decoder *decoder;
+    const int32_t *ids;
+    int64_t n_ids, first, n_outputs;
+    float *logits;
+} Batch;
+
+/* Rows [start, stop) of a batch, and which of the threads this one is. */
+typedef struct {
+    const Decoder *d;
+    int64_t start, stop;
+    int thread;
+} Rows;
+
+#define FOR_OWN_ROWS(r, row) for (int64_t row = (r).start + (r).thread; row < (r).stop; row += (r).d->n_threads)
+
+/* Norm rows of `x` in place, where there is a norm; then round them. */
+static void prepare(Rows r, const Norm *its_norm, int is_in_place, float *x, int64_t width) {
+    FOR_OWN_ROWS(r, row) {
+        float *from = x + row * width, *to = is_in_place ? from : r.d->hidden + row * width;
+        if (its_norm && its_norm->weight) norm(*its_norm, r.d->is_rms, r.d->epsilon, from, width, to);
+        else to = from;
+        quantize(to, width, row, r.d->input);
+    }
+    barrier(r.d->pool);
+}
+
+static void norm_stream(Rows r, Norm its_norm) {
+    FOR_OWN_ROWS(r, row) {
+        float *x = r.d->stream + row * r.d->width;
+        norm(its_norm, r.d->is_rms, r.d->epsilon, x, r.d->width, x);
+    }
+    barrier(r.d->pool);
+}
+
+static void product(Rows r, const Matrix *m, int adds, float *out) {
+    multiply(m, r.d->input, r.start, r.stop, adds, out, r.thread, r.d->n_threads);
+}
+
+static void embed(Rows r, const Batch *b) {
+    const Decoder *d = r.d;
+    const int projects = d->project_in.quants != NULL;
+    FOR_OWN_ROWS(r, row) look_up(d->embedding, b->ids[row], (projects ? d->hidden : d->stream) + row * d->embedding.width);
+    barrier(d->pool);
+    if (projects) {
+        prepare(r, NULL, 1, d->hidden, d->embedding.width);
+        product(r, &d->project_in, 0, d->stream);
+        barrier(d->pool);
+    }
+    if (d->positions.rows) {
+        FOR_OWN_ROWS(r, row) {
+            float *place = d->gate + row * d->width;
+            look_up(d->positions, b->first + row, place);
+            for (int64_t i = 0; i < d->width; i++) d->stream[row * d->width + i] += place[i];
+        }
+        barrier(d->pool);
+    }
+}
+
+/* Norm and turn queries and keys, and write the new keys and values to the cache. */
+static void place_heads(Rows r, const Layer *layer, int64_t first) {
+    const Decoder *d = r.d;
+    const int64_t width = d->head_width;
+    const float scale = 1.0f / sqrtf((float)width);
+    FOR_OWN_ROWS(r, row) {
+        for (int64_t head = 0; head < d->n_heads; head++) {
+            float *query = d->query + (row * d->n_heads + head) * width;
+            if (layer->query_norm.weight) norm(layer->query_norm, 1, d->epsilon, query, width, query);
+            if (d->rotation) rotate(d->rotation, first + row, width, query);
+            for (int64_t i = 0; i < width; i++) query[i] *= scale;
+        }
+        for (int64_t head = 0; head < d->n_key_heads; head++) {
+            float *key = d->key + (row * d->n_key_heads + head) * width;
+            if (layer->key_norm.weight) norm(layer->key_norm, 1, d->epsilon, key, width, key);
+            if (d->rotation) rotate(d->rotation, first + row, width, key);
+            store(d, layer, head, first + row, key, d->value + (row * d->n_key_heads + head) * width);
+        }
+    }
+    barrier(d->pool);
+}
+
+static void feed_forward(Rows r, const Layer *layer) {
+    const Decoder *d = r.d;
+    prepare(r, d->is_pre_norm ? &layer->feed_forward_norm : NULL, 0, d->stream, d->width);
+    if (layer->gate.quants) product(r, &layer->gate, 0, d->gate);
+    product(r, &layer->up, 0, d->hidden);
+    barrier(d->pool);
+    FOR_OWN_ROWS(r, row) {
+        float *hidden = d->hidden + row * d->feed_forward_width;
+        activate(d->activation, d->gate + row * d->feed_forward_width, d->feed_forward_width, hidden);
+        quantize(hidden, d->feed_forward_width, row, d->input);
+    }
+    barrier(d->pool);
+    product(r, &layer->down, 1, d->stream);
+    barrier(d->pool);
+    if (!d->is_pre_norm) norm_stream(r, layer->feed_forward_norm);
+}
+
+static void attention(Rows r, const Layer *layer, const Batch *b, int is_last) {
+    const Decoder *d = r.d;
+    prepare(r, d->is_pre_norm ? &layer->attention_norm : NULL, 0, d->stream, d->width);
+    product(r, &layer->query, 0, d->query);
+    product(r, &layer->key, 0, d->key);
+    product(r, &layer->value, 0, d->value);
+    barrier(d->pool);
+    place_heads(r, layer, b->first);
+    if (is_last) r.start = b->n_ids - b->n_outputs;
+    attend(d, layer, r.start, b->n_ids, b->first, r.thread);
+    barrier(d->pool);
+    prepare(r, NULL, 1, d->attended, d->n_heads * d->head_width);
+    product(r, &layer->output, 1, d->stream);
+    barrier(d->pool);
+    if (!d->is_pre_norm) norm_stream(r, layer->attention_norm);
+}
+
+static void outputs(Rows r, const Batch *b) {
+    const Decoder *d = r.d;
+    prepare(r, &d->final_norm, 0, d->stream, d->width);
+    if (d->project_out.quants) {
+        product(r, &d->project_out, 0, d->hidden);
+        barrier(d->pool);
+        prepare(r, NULL, 1, d->hidden, d->project_out.n_out);
+    }
+    /* Rows of logits are counted from the first output. */
+    product(r, &d->head, 0, b->logits - r.start * d->head.n_out);
+}
+
+static void compute_batch(void *argument, int thread) {
+    const Batch *b = argument;
+    const Decoder *d = b->decoder;
+    Rows r = {d, 0, b->n_ids, thread};
+    embed(r, b);
+    for (int32_t i = 0; i < d->n_layers; i++) {
+        const int is_last = i == d->n_layers - 1;
+        attention(r, &d->layers[i], b, is_last);
+        if (is_last) r.start = b->n_ids - b->n_outputs;
+        feed_forward(r, &d->layers[i]);
+    }
+    if (b->n_outputs) outputs(r, b);
+}
+
+/* What Python calls. */
+
+/* The sizes of the structs, which the caller compares with its own, and LANES. */
+void tinydispatch_sizes(int64_t *sizes) {
+    sizes[0] = sizeof(Decoder);
+    sizes[1] = sizeof(Layer);
+    sizes[2] = LANES;
+}
+
+void tinydispatch_pack(const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint16_t *scales) {
+    pack(rows, n_in, n_out, quants, scales);
+}
+
+void *tinydispatch_start_threads(int32_t n_threads) { return start_pool(n_threads); }
+
+void tinydispatch_stop_threads(void *pool) { stop_pool(pool); }
+
+/* Compute `n_ids` ids at positions from `first`; logits (n_outputs, vocabulary) of the last `n_outputs` of them. */
+void tinydispatch_compute(const Decoder *decoder, const int32_t *ids, int64_t n_ids, int64_t first, int64_t n_outputs,
+                          float *logits) {
+    Batch batch = {decoder, ids, n_ids, first, n_outputs, logits};
+    run(decoder->pool, compute_batch, &batch);
+}

@@ -1,0 +1,149 @@
+"""Qwen3 and OPT in Q8_0 through the native decoder.
+
+It computes what llama.cpp's graph computes, in the same 8-bit blocks, and differs from it by rounding. An id's logits
+are the same to the last bit in whatever batch it comes, with however many threads. llama.cpp serves as the tokenizer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinydispatch.ggml.contents import check_contents, check_vocabulary
+from tinydispatch.ggml.header import GgufError
+from tinydispatch.ggml.memory import require_memory
+from tinydispatch.ggml.numbers import check_numbers
+from tinydispatch.ggml.opt_shape import ARCHITECTURE as OPT
+from tinydispatch.ggml.raw_model import RawModel
+from tinydispatch.ggml.runtime import ComputeError, Logits
+from tinydispatch.ggml.vocabulary import Vocabulary
+from tinydispatch.native.bindings import KEY_BLOCK, MOST_ROWS, Decoder, Layer
+from tinydispatch.native.cache import NativeCache, zeroed
+from tinydispatch.native.library import NativeLibrary, find_native
+from tinydispatch.native.shape import NativeShape, read_native_shape
+from tinydispatch.native.weights import NativeWeights
+
+# A larger batch is no faster: the weights are read once for each, while a thread multiplies 64 rows by them.
+_MAX_BATCH = 64
+
+
+class NativeModel(RawModel):
+    """A file that `read_native_shape` takes, on a processor that `find_native` has a decoder for."""
+
+    _weights: NativeWeights | None = None
+    _cache: NativeCache | None = None
+    _native: NativeLibrary
+    _decoder: Decoder | None = None
+
+    def _open(self, n_ctx: int, threads: int) -> Vocabulary:
+        native, shape = find_native(), None
+        if self.header.architecture != OPT:
+            check_numbers(self.header)
+        shape = read_native_shape(self.header)
+        if native is None or shape is None:
+            raise GgufError(self.path, "the native decoder does not compute this file on this processor")
+        self._native = native
+        if self.header.architecture == OPT:
+            check_vocabulary(self.header)
+        else:
+            check_contents(self.header)
+        # llama.cpp loads a tokenizer only under an architecture that it knows.
+        vocabulary = self._open_vocabulary(shape.n_vocab, "gpt2" if self.header.architecture == OPT else None)
+        self._n_ctx, self._max_batch = min(n_ctx, shape.n_positions), _MAX_BATCH
+        self._allocate(shape, threads)
+        return vocabulary
+
+    def _allocate(self, shape: NativeShape, threads: int) -> None:
+        n_cells = -(-self._n_ctx // KEY_BLOCK) * KEY_BLOCK
+        size = (shape.n_layers, shape.n_key_heads, shape.head_width, n_cells)
+        require_memory(self.path, NativeCache.n_bytes(*size) + NativeWeights.n_bytes(self.header), self._n_ctx)
+        self._layers = (Layer * shape.n_layers)()
+        decoder = Decoder(
+            n_layers=shape.n_layers,
+            n_heads=shape.n_heads,
+            n_key_heads=shape.n_key_heads,
+            n_cells=n_cells,
+            max_ids=_MAX_BATCH,
+            n_threads=threads,
+            is_pre_norm=shape.is_pre_norm,
+            is_rms=shape.is_rms,
+            activation=shape.activation,
+            epsilon=shape.epsilon,
+            width=shape.width,
+            head_width=shape.head_width,
+            feed_forward_width=shape.feed_forward_width,
+            layers=self._layers,
+        )
+        try:
+            self._cache = NativeCache(*size)
+            self._weights = NativeWeights(self._native, self.header)
+            self._arrays = _scratch(shape, n_cells, threads)
+        except OSError as error:
+            raise GgufError(self.path, f"too little memory for a cache of {self._n_ctx} positions: {error}") from error
+        self._weights.fill(decoder, self._layers, shape)
+        for layer, keys, values in zip(self._layers, self._cache.keys, self._cache.values, strict=True):
+            layer.keys, layer.values = keys.ctypes.data, values.ctypes.data
+        if shape.rope_base is not None:
+            self._arrays["rotation"] = _rotation(shape.rope_base, shape.head_width, n_cells)
+        for name, array in self._arrays.items():
+            setattr(decoder, name, array.ctypes.data)
+        self._decoder = decoder
+        if threads > 1:
+            decoder.pool = self._native.c.tinydispatch_start_threads(threads)
+            if not decoder.pool:
+                raise ComputeError(f"{self.path}: the system starts no {threads} threads")
+
+    def _compute(self, ids: Sequence[int], wanted: Sequence[int]) -> list[Logits]:
+        assert self._decoder is not None
+        assert not wanted or wanted[-1] == len(ids) - 1, "logits are wanted of the last ids"
+        given = np.asarray(ids, dtype=np.int32)
+        logits = np.empty((len(wanted), self.n_vocab), dtype=np.float32)
+        self._native.c.tinydispatch_compute(
+            ctypes.byref(self._decoder),
+            given.ctypes.data,
+            len(ids),
+            len(self._cached_ids),
+            len(wanted),
+            logits.ctypes.data,
+        )
+        return list(logits)
+
+    def _stop(self) -> None:
+        if self._decoder is not None and self._decoder.pool:
+            self._native.c.tinydispatch_stop_threads(self._decoder.pool)
+        self._decoder = None
+
+    @property
+    def _cache_kind(self) -> str:
+        return f"{self.header.architecture} in blocks of {KEY_BLOCK}"
+
+
+def _scratch(shape: NativeShape, n_cells: int, threads: int) -> dict[str, npt.NDArray[Any]]:
+    """Memory for one batch, by the names that `Decoder` has for it."""
+    heads, key_heads = shape.n_heads * shape.head_width, shape.n_key_heads * shape.head_width
+    widest = max(shape.width, shape.embedding_width, shape.feed_forward_width, heads)
+    n_blocks = widest // 32
+    return {
+        "stream": zeroed(np.float32, _MAX_BATCH, shape.width),
+        "query": zeroed(np.float32, _MAX_BATCH, heads),
+        "key": zeroed(np.float32, _MAX_BATCH, key_heads),
+        "value": zeroed(np.float32, _MAX_BATCH, key_heads),
+        "attended": zeroed(np.float32, _MAX_BATCH, heads),
+        "hidden": zeroed(np.float32, _MAX_BATCH, widest),
+        "gate": zeroed(np.float32, _MAX_BATCH, widest),
+        "scores": zeroed(np.float32, threads, MOST_ROWS, n_cells),
+        "quants": zeroed(np.int8, _MAX_BATCH, widest),
+        "quant_scales": zeroed(np.float32, _MAX_BATCH, n_blocks),
+        "quant_sums": zeroed(np.int32, _MAX_BATCH, n_blocks),
+    }
+
+
+def _rotation(base: float, width: int, n_cells: int) -> npt.NDArray[np.float32]:
+    """Cosines and sines of every position's angles, (cells, 2, width / 2), rounded once."""
+    frequencies = base ** (-np.arange(0, width, 2) / width)
+    angles = np.arange(n_cells)[:, np.newaxis] * frequencies
+    return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], axis=1), dtype=np.float32)
