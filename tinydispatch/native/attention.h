@@ -33,8 +33,8 @@ INLINE void score(const Decoder *d, const uint16_t *keys, const float *const *qu
         for (int q = 0; q < n; q++) {
             float *place = scores + q * d->n_cells + block * KEY_BLOCK;
             for (int v = 0; v < KEY_VECTORS; v++) store_floats(place + v * LANES, sums[q][v]);
-            for (int64_t cell = block * KEY_BLOCK; cell < (block + 1) * KEY_BLOCK; cell++)
-                if (cell > positions[q]) scores[q * d->n_cells + cell] = -INFINITY;
+            const int64_t n_seen = positions[q] + 1 - block * KEY_BLOCK;
+            for (int64_t i = n_seen > 0 ? n_seen : 0; i < KEY_BLOCK; i++) place[i] = -INFINITY;
         }
     }
 }
