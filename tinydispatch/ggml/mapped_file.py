@@ -14,15 +14,18 @@ from tinydispatch.ggml.header import GgufError, GgufHeader, TensorInfo
 class MappedFile:
     """The pages of a GGUF file; `size` bytes from `address`.
 
+    Args:
+        is_kept: the numbers are used where they lie, so that large pages are worth asking for.
+
     Raises:
         GgufError: the file became shorter since its header was read.
     """
 
-    def __init__(self, header: GgufHeader) -> None:
+    def __init__(self, header: GgufHeader, *, is_kept: bool) -> None:
         self._data_offset = header.data_offset
         with header.path.open("rb") as stream:
             self._map: mmap.mmap | None = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
+        if is_kept and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without them
                 self._map.madvise(mmap.MADV_HUGEPAGE)  # heeded where the file is not in memory yet
         self._pages: npt.NDArray[np.uint8] | None = np.frombuffer(self._map, dtype=np.uint8)

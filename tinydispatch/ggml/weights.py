@@ -33,7 +33,7 @@ class MappedWeights:
         self.handles: dict[str, int] = {}
         self.shapes = {tensor.name: tensor.shape for tensor in header.tensors}
         self.repacked: set[str] = set()
-        self._file: MappedFile | None = MappedFile(header)
+        self._file: MappedFile | None = MappedFile(header, is_kept=True)
         self._map_tensors(header)
         if self.repacks and backend is not None:
             self._repack(header, backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from typing import Any
@@ -14,11 +15,18 @@ from tinydispatch.native.bindings import KEY_BLOCK
 _ITEM_BYTES = 2
 
 
-def zeroed(dtype: npt.DTypeLike, *lengths: int) -> npt.NDArray[Any]:
-    """An array in fresh pages, which take memory when they are first written to; it begins at a page's start."""
+def zeroed(dtype: npt.DTypeLike, *lengths: int, is_large: bool = False) -> npt.NDArray[Any]:
+    """An array in fresh pages, which take memory when they are first written to; it begins at a page's start.
+
+    Args:
+        is_large: all of it will be written, and read again and again: large pages are asked for.
+    """
     found = np.dtype(dtype)
     count = math.prod(lengths)
-    memory = mmap.mmap(-1, max(count * found.itemsize, 1))
+    memory = mmap.mmap(-1, max(count * found.itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if is_large and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=found, count=count).reshape(lengths)
 
 

@@ -13,18 +13,19 @@ enum { ROW_BLOCK_BYTES = 34 }; /* in a GGUF file: a 16-bit scale and 32 numbers 
 
 /* Lay out rows of a GGUF file's blocks as `Matrix` has them; what the last tile has no rows for stays zero. */
 static void pack(const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint16_t *scales) {
-    const int64_t n_blocks = n_in / BLOCK;
-    for (int64_t row = 0; row < n_out; row++) {
-        const int64_t tile = row / LANES, lane = row % LANES;
-        for (int64_t block = 0; block < n_blocks; block++) {
-            const uint8_t *from = rows + (row * n_blocks + block) * ROW_BLOCK_BYTES;
-            const int64_t place = tile * n_blocks + block;
-            memcpy(scales + place * LANES + lane, from, 2);
-            for (int four = 0; four < BLOCK / 4; four++) {
-                uint32_t x;
-                memcpy(&x, from + 2 + 4 * four, 4);
-                x ^= WEIGHT_FLIP * 0x01010101u;
-                memcpy(quants + (place * BLOCK / 4 + four) * LANES * 4 + lane * 4, &x, 4);
+    const int64_t n_blocks = n_in / BLOCK, row_bytes = n_blocks * ROW_BLOCK_BYTES;
+    for (int64_t first = 0; first < n_out; first += LANES) {
+        const int64_t n_lanes = n_out - first < LANES ? n_out - first : LANES;
+        for (int64_t block = 0; block < n_blocks; block++, quants += BLOCK * LANES, scales += LANES) {
+            for (int64_t lane = 0; lane < n_lanes; lane++) {
+                const uint8_t *from = rows + (first + lane) * row_bytes + block * ROW_BLOCK_BYTES;
+                memcpy(scales + lane, from, 2);
+                for (int four = 0; four < BLOCK / 4; four++) {
+                    uint32_t x;
+                    memcpy(&x, from + 2 + 4 * four, 4);
+                    x ^= WEIGHT_FLIP * 0x01010101u;
+                    memcpy(quants + (four * LANES + lane) * 4, &x, 4);
+                }
             }
         }
     }

@@ -34,9 +34,9 @@ class NativeWeights:
 
     def __init__(self, library: NativeLibrary, header: GgufHeader) -> None:
         self._library = library
-        self._file = MappedFile(header)
+        self._file = MappedFile(header, is_kept=False)
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
-        self._packed = zeroed(np.uint8, sum(_packed_bytes(tensor) for tensor in header.tensors))
+        self._packed = zeroed(np.uint8, self.n_bytes(header), is_large=True)
         self._used = 0
 
     @staticmethod
