@@ -31,13 +31,6 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 DEFAULT_DISK_BYTES = 512 << 20
 
 
-def default_folder() -> Path:
-    """`$TINYDISPATCH_CACHE`, or `tinydispatch` in the user's cache directory."""
-    if named := os.environ.get("TINYDISPATCH_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinydispatch"
-
-
 def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many items two sequences share at their start."""
     n_items = min(len(left), len(right))

@@ -31,7 +31,7 @@ _needs_compiler = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "_loaded", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TINYDISPATCH_CACHE", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
 
 
@@ -52,7 +52,7 @@ def test_it_is_compiled_once_and_then_found(tmp_path: Path, monkeypatch: pytest.
     assert _HERE is not None
     first = find_native()
     assert first is not None
-    assert first.path == tmp_path / "tinydispatch" / "native" / file_name(_HERE)
+    assert first.path == tmp_path / "native" / file_name(_HERE)
     assert [path.name for path in first.path.parent.iterdir()] == [file_name(_HERE)]
     monkeypatch.setattr(library, "_loaded", {})
     monkeypatch.setattr(library, "compile_variant", lambda *_: pytest.fail("compiled again"))

@@ -15,7 +15,7 @@ from typing import Any
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.cli import tools as tools_command
 from tinydispatch.dispatcher import Dispatch, Dispatcher
-from tinydispatch.prefix_cache import default_folder
+from tinydispatch.folders import cache_folder
 
 _EXIT_OK, _EXIT_UNUSABLE = 0, 1
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, text = _model_and_text(arguments.words)
     tools = tools_command.read_source(arguments) or bundled_tools()
     started = time.perf_counter()
-    cache = None if arguments.no_cache else default_folder()
+    cache = None if arguments.no_cache else cache_folder()
     with Dispatcher(model, tools, arguments.date, threads=arguments.threads, cache=cache) as dispatcher:
         load_ms = 1000 * (time.perf_counter() - started)
         dispatch = dispatcher.dispatch(text)

@@ -14,7 +14,7 @@ from tinydispatch.cli import tools as tools_command
 from tinydispatch.cli.call import problems
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.engine import PromptTooLongError
-from tinydispatch.prefix_cache import default_folder
+from tinydispatch.folders import cache_folder
 from tinydispatch.tools import Message, Role
 
 _NEW = "/new"
@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Talk until the input ends."""
     tools = tools_command.read_source(arguments) or bundled_tools()
-    with Dispatcher(arguments.model, tools, threads=arguments.threads, cache=default_folder()) as dispatcher:
+    with Dispatcher(arguments.model, tools, threads=arguments.threads, cache=cache_folder()) as dispatcher:
         talk(dispatcher, input)
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 from tinydispatch.cli import tools as tools_command
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher
-from tinydispatch.prefix_cache import default_folder
+from tinydispatch.folders import cache_folder
 from tinydispatch.redaction import load_redactor
 from tinydispatch.server.keys import load_keys
 from tinydispatch.server.settings import Limits, ServerSettings
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             n_ctx=arguments.context,
             threads=arguments.threads,
             max_new_tokens=settings.limits.max_new_tokens,
-            cache=None if arguments.no_cache else default_folder(),
+            cache=None if arguments.no_cache else cache_folder(),
         )
 
     registry = arguments.registry

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinydispatch.folders import cache_folder
 from tinydispatch.native import bindings
 
 VARIABLE = "TINYDISPATCH_NATIVE"
@@ -149,10 +150,12 @@ def file_name(variant: Variant) -> str:
 
 def _find_or_compile(variant: Variant) -> Path:
     name = file_name(variant)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    cached = (Path(cache) if cache else Path.home() / ".cache") / "tinydispatch" / "native" / name
-    for path in (_FOLDER / name, cached):
-        if path.is_file():
-            return path
-    compile_variant(variant, cached)
+    if (packaged := _FOLDER / name).is_file():
+        return packaged
+    try:
+        cached = cache_folder() / "native" / name
+    except ValueError as error:
+        raise NativeError(str(error)) from error
+    if not cached.is_file():
+        compile_variant(variant, cached)
     return cached
