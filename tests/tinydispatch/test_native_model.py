@@ -23,7 +23,7 @@ from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.opt import OptModel
 from tinydispatch.ggml.qwen_shape import read_shape
-from tinydispatch.native import library
+from tinydispatch.native import library, shape
 from tinydispatch.native import model as native_model
 from tinydispatch.native.library import find_native
 from tinydispatch.native.model import NativeModel
@@ -154,6 +154,9 @@ def test_a_file_with_more_in_it_than_the_decoder_computes_is_left_to_llama_cpp()
         replace(header, tensors=(embedding, *header.tensors[1:])),
     ):
         assert read_native_shape(other) is None
+    found = read_native_shape(header)
+    assert found is not None
+    assert [shape._fits(header, replace(found, head_width=width)) for width in (16, 24, 32)] == [True, False, True]
     with pytest.raises(GgufError, match="does not compute this file"):
         NativeModel(header.path, 64, header=replace(header, tensors=header.tensors[:-1]))
 
