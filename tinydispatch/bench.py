@@ -88,6 +88,7 @@ class Measurement:
     machine: Machine
     threads: int
     context: int
+    computed_by: str
     load_ms: float
     first_ms: float
     prompt_tokens: int
@@ -145,12 +146,16 @@ def measure(
             if load.fills_context:
                 _fill(runtime)
             n_bytes = sum(tensor.n_bytes for tensor in runtime.header.tensors)
-            setting = {"threads": threads or default_threads(n_bytes), "context": runtime.n_ctx}
+            setting = {
+                "threads": threads or default_threads(n_bytes),
+                "context": runtime.n_ctx,
+                "computed_by": runtime.computed_by,
+            }
             return _measurement(path, setting, load_ms, first, decode_per_s, found)
 
 
 def _measurement(
-    path: Path, setting: dict[str, int], load_ms: float, first: Dispatch, decode_per_s: float, found: list[Dispatch]
+    path: Path, setting: dict[str, Any], load_ms: float, first: Dispatch, decode_per_s: float, found: list[Dispatch]
 ) -> Measurement:
     totals = [dispatch.timings.total_ms for dispatch in found]
     return Measurement(

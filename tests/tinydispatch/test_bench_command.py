@@ -12,6 +12,7 @@ from tinydispatch import bench
 from tinydispatch.__main__ import main
 from tinydispatch.cli.bench import report
 from tinydispatch.cli.memory import give_back_freed_memory
+from tinydispatch.native.library import find_native
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def test_the_document_holds_speed_its_split_and_memory(tools_file: Path, capsys:
     assert main([*command, "--rounds", "2", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["model"], found["threads"], found["n_calls"]) == (model.name, 1, 4)
+    assert found["computed_by"].startswith("the native decoder (" if find_native() else "llama.cpp")
     assert 0 < found["median_ms"] <= found["p95_ms"]
     assert found["prefill_per_s"] > 0 < found["decode_per_s"]
     assert found["prompt_tokens"] > 50
@@ -41,8 +43,8 @@ def test_the_report_has_a_line_for_each_part_of_a_call(tools_file: Path, capsys:
     lines = capsys.readouterr().out.splitlines()
     names = [line[:13].strip() for line in lines]
     assert names[2:] == [
-        "load", "first call", "prefill", "decode", "call", "prefill", "forced", "sampled", "grammar", "rest",
-        "peak memory",
+        "computed by", "load", "first call", "prefill", "decode", "call", "prefill", "forced", "sampled", "grammar",
+        "rest", "peak memory",
     ]  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def report(found: bench.Measurement) -> str:
     lines = (
         ("model", f"{found.model}, {found.file_mb:.1f} MB, {found.context} positions"),
         ("machine", f"{machine.cpu} ({machine.architecture}), {found.threads} of {machine.cores} cores' threads"),
+        ("computed by", found.computed_by),
         ("load", f"{found.load_ms:.0f} ms"),
         ("first call", f"{found.first_ms:.0f} ms, of which it reads a prompt of {found.prompt_tokens} tokens"),
         ("prefill", f"{found.prefill_per_s:.1f} tokens/s"),

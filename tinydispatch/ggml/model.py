@@ -107,6 +107,11 @@ class GgufModel(ABC):
     def _cache_kind(self) -> str:
         """Everything but the file that a saved cache's bytes depend on."""
 
+    @property
+    def computed_by(self) -> str:
+        """What does the work, for a reader."""
+        return "llama.cpp"
+
     def close(self) -> None:
         """Free the native memory; a second call does nothing."""
         if self._is_open:

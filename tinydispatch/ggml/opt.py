@@ -57,6 +57,11 @@ class OptModel(RawModel):
         self._graphs = GraphStore(self._build_graph, _MAX_GRAPH_BYTES)
         return vocabulary
 
+    @property
+    def computed_by(self) -> str:
+        """ggml, on a graph of ours."""
+        return "a graph on ggml"
+
     def _build_graph(self, size: GraphSize) -> Graph:
         assert self._weights is not None
         assert self._backend is not None

@@ -57,6 +57,11 @@ class NativeModel(RawModel):
         self._allocate(shape, threads)
         return vocabulary
 
+    @property
+    def computed_by(self) -> str:
+        """The native decoder, for which processors it was compiled."""
+        return f"the native decoder ({self._native.variant.name})"
+
     def _allocate(self, shape: NativeShape, threads: int) -> None:
         n_cells = -(-self._n_ctx // KEY_BLOCK) * KEY_BLOCK
         size = (shape.n_layers, shape.n_key_heads, shape.head_width, n_cells)
