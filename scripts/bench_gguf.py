@@ -25,6 +25,7 @@ from scripts.gguf_speed import MemoryReader, Speed, clock_for
 from tinydispatch.ggml.header import read_header
 from tinydispatch.ggml.library import LIBRARY_VARIABLE
 from tinydispatch.ggml.model import default_threads
+from tinydispatch.native.library import VARIABLE as NATIVE_VARIABLE
 
 # Rows that are looked up, not multiplied: a token reads one of them.
 _LOOKED_UP = ("position_embd.weight",)
@@ -32,13 +33,23 @@ _LOOKED_UP = ("position_embd.weight",)
 
 @dataclass(frozen=True)
 class Contestant:
-    """A file and what runs it: the graph that suits it or llama.cpp's own, on the wheel's library or another."""
+    """A file and what runs it: what suits it best or llama.cpp's own graph, on the wheel's library or another.
+
+    `is_native` False leaves to ggml what the native decoder would compute.
+    """
 
     label: str
     path: Path
     is_llama_cpp: bool = False
     has_flash: bool = False
     library: Path | None = None
+    is_native: bool = True
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What its process finds in the environment."""
+        library = {LIBRARY_VARIABLE: str(self.library.resolve())} if self.library else {}
+        return library | ({} if self.is_native else {NATIVE_VARIABLE: "off"})
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,9 @@ class _Worker:
         command = [sys.executable, "-m", "scripts.gguf_speed", str(contestant.path)]
         command += ["--prompt", str(bench.prompt), "--generate", str(bench.generate), "--threads", str(bench.threads)]
         command += ["--llama-cpp"] * contestant.is_llama_cpp + ["--flash"] * contestant.has_flash
-        library = {LIBRARY_VARIABLE: str(contestant.library.resolve())} if contestant.library else {}
         self._process = subprocess.Popen(
             command,
-            env=os.environ | library,
+            env=os.environ | contestant.variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

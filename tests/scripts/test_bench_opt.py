@@ -87,4 +87,7 @@ def test_llama_cpp_comes_first_and_is_the_patched_one_where_there_is_one(
     patched = bench_opt._contestants(tmp_path, Quantization.Q8_0, library)
     assert [contestant.is_llama_cpp for contestant in patched] == [True, True, False, False]
     assert [contestant.library for contestant in patched] == [library, library, library, None]
+    found, native = str(library), "TINYDISPATCH_NATIVE"
+    assert patched[2].variables == {"TINYDISPATCH_LLAMA_LIB": found, native: "off"}
+    assert [contestant.variables.get(native) for contestant in patched] == [None, None, "off", None]
     assert len({contestant.path for contestant in patched}) == 1  # the very same file
