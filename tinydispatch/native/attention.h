@@ -11,7 +11,8 @@
 #include "decoder.h"
 #include "simd.h"
 
-enum { KEY_VECTORS = KEY_BLOCK / LANES };
+/* Vectors of a block's keys, and of a value's numbers, that are summed side by side. */
+enum { KEY_VECTORS = KEY_BLOCK / LANES, VALUE_VECTORS = KEY_VECTORS > 2 ? KEY_VECTORS : 2 };
 
 /* Scores of n queries with all keys up to the last query's; n is a constant. Later keys of earlier queries get -inf. */
 INLINE void score(const Decoder *d, const uint16_t *keys, const float *const *queries, const int64_t *positions,
@@ -22,16 +23,19 @@ INLINE void score(const Decoder *d, const uint16_t *keys, const float *const *qu
         Floats sums[MAX_ROWS][KEY_VECTORS];
 #pragma GCC unroll 8
         for (int q = 0; q < n; q++)
+#pragma GCC unroll 4
             for (int v = 0; v < KEY_VECTORS; v++) sums[q][v] = (Floats){0};
         for (int64_t i = 0; i < width; i++, key += KEY_BLOCK)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int v = 0; v < KEY_VECTORS; v++) {
                 const Floats numbers = load_halves(key + v * LANES);
 #pragma GCC unroll 8
                 for (int q = 0; q < n; q++) sums[q][v] += numbers * queries[q][i];
             }
+#pragma GCC unroll 8
         for (int q = 0; q < n; q++) {
             float *place = scores + q * d->n_cells + block * KEY_BLOCK;
+#pragma GCC unroll 4
             for (int v = 0; v < KEY_VECTORS; v++) store_floats(place + v * LANES, sums[q][v]);
             const int64_t n_seen = positions[q] + 1 - block * KEY_BLOCK;
             for (int64_t i = n_seen > 0 ? n_seen : 0; i < KEY_BLOCK; i++) place[i] = -INFINITY;
@@ -55,18 +59,18 @@ static float weigh(float *scores, int64_t n) {
 /* Values weighted for n queries, `n_vectors` times LANES numbers of a head; both are constants. */
 INLINE void mix(const Decoder *d, const uint16_t *values, int64_t n_keys, const float *scores, const float *totals,
                 const int n, const int n_vectors, float *const *out) {
-    Floats sums[MAX_ROWS][2];
+    Floats sums[MAX_ROWS][VALUE_VECTORS];
 #pragma GCC unroll 8
     for (int q = 0; q < n; q++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < n_vectors; v++) sums[q][v] = (Floats){0};
     for (int64_t key = 0; key < n_keys; key++, values += d->head_width) {
-        Floats numbers[2];
-#pragma GCC unroll 2
+        Floats numbers[VALUE_VECTORS];
+#pragma GCC unroll 4
         for (int v = 0; v < n_vectors; v++) numbers[v] = load_halves(values + v * LANES);
 #pragma GCC unroll 8
         for (int q = 0; q < n; q++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int v = 0; v < n_vectors; v++) sums[q][v] += numbers[v] * scores[q * d->n_cells + key];
     }
     for (int q = 0; q < n; q++)
@@ -84,9 +88,9 @@ INLINE void attend_few(const Decoder *d, const Layer *layer, int64_t head, const
     float *places[MAX_ROWS];
     for (int64_t i = 0; i < width;) {
         for (int q = 0; q < n; q++) places[q] = out[q] + i;
-        if (width - i >= 2 * LANES) {
-            mix(d, values + i, n_keys, scores, totals, n, 2, places);
-            i += 2 * LANES;
+        if (width - i >= VALUE_VECTORS * LANES) {
+            mix(d, values + i, n_keys, scores, totals, n, VALUE_VECTORS, places);
+            i += VALUE_VECTORS * LANES;
         } else {
             mix(d, values + i, n_keys, scores, totals, n, 1, places);
             i += LANES;

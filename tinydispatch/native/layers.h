@@ -6,8 +6,6 @@
 #include "decoder.h"
 #include "simd.h"
 
-INLINE float half(uint16_t bits) { return _cvtsh_ss(bits); }
-
 static void look_up(Table table, int64_t row, float *out) {
     const int64_t width = table.width;
     if (table.type == TABLE_F32) {

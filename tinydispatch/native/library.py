@@ -20,7 +20,7 @@ from tinydispatch.native import bindings
 VARIABLE = "TINYDISPATCH_NATIVE"
 _OFF = "off"
 _FOLDER = Path(__file__).parent
-_SOURCES = ("decoder.c", "decoder.h", "simd.h", "product.h", "attention.h", "layers.h", "threads.h")
+_SOURCES = ("decoder.c", "decoder.h", "simd.h", "simd_x86.h", "product.h", "attention.h", "layers.h", "threads.h")
 _FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_SECONDS = 120

@@ -56,13 +56,14 @@ static void quantize(const float *x, int64_t n, int64_t row, Quantized into) {
 
 /* One tile of outputs for n rows; n is a constant wherever this is called. The next tile is fetched meanwhile. */
 INLINE void multiply_tile(const Matrix *m, int64_t tile, Quantized x, int64_t row, const int n, int fetches,
-                          Floats *sums) {
+                          Floats *out) {
     const int64_t n_blocks = m->n_in / BLOCK, tile_bytes = n_blocks * BLOCK * LANES;
     const uint8_t *weights = m->quants + tile * tile_bytes;
     const uint16_t *scales = m->scales + tile * n_blocks * LANES;
     const int8_t *quants = x.quants + row * m->n_in;
     const float *row_scales = x.scales + row * n_blocks;
     const int32_t *row_sums = x.sums + row * n_blocks;
+    Floats sums[MAX_ROWS]; /* in registers; `out` is memory */
 #pragma GCC unroll 8
     for (int r = 0; r < n; r++) sums[r] = (Floats){0};
     for (int64_t block = 0; block < n_blocks; block++) {
@@ -73,11 +74,11 @@ INLINE void multiply_tile(const Matrix *m, int64_t tile, Quantized x, int64_t ro
 #pragma GCC unroll 8
         for (int r = 0; r < n; r++) products[r] = initial_sum(row_sums[r * n_blocks + block]);
 #pragma GCC unroll 8
-        for (int four = 0; four < BLOCK / 4; four++) {
-            const Bytes w = load_bytes(weights + four * 4 * LANES);
+        for (int step = 0; step < BLOCK; step += STEP) {
+            const Bytes w = load_bytes(weights + step * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < n; r++)
-                products[r] = add_products(products[r], w, quants + r * m->n_in + block * BLOCK + 4 * four);
+                products[r] = add_products(products[r], w, quants + r * m->n_in + block * BLOCK + step);
         }
         const Floats scale = load_halves(scales + block * LANES);
 #pragma GCC unroll 8
@@ -85,6 +86,8 @@ INLINE void multiply_tile(const Matrix *m, int64_t tile, Quantized x, int64_t ro
             sums[r] += __builtin_convertvector(products[r], Floats) * (scale * row_scales[r * n_blocks + block]);
         weights += BLOCK * LANES;
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < n; r++) out[r] = sums[r];
 }
 
 INLINE void finish_tile(const Matrix *m, int64_t tile, int64_t row, int n, int adds, float *out, const Floats *sums) {

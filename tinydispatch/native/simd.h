@@ -1,78 +1,20 @@
-/* What differs between processors: vectors of LANES numbers, 16-bit floats, and sums of four 8-bit products. */
+/* What differs between processors, in a header for each kind, and what is computed from it.
+ *
+ * Each has vectors of LANES numbers (`Floats`, `Ints`), 16-bit floats, and sums of 8-bit products: `add_products` takes
+ * STEP activations of a row and, as one `Bytes`, their weights for LANES outputs. Weights are stored with WEIGHT_FLIP's
+ * bits turned, which `initial_sum` takes back. Sums for MAX_ROWS rows fit into registers.
+ */
 #pragma once
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
-#if defined(__AVX512VNNI__)
-
-enum { LANES = 16, MAX_ROWS = 8 };
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef __m512i Bytes;
-
-INLINE Floats load_halves(const uint16_t *p) {
-    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
-
-INLINE void store_halves(uint16_t *p, Floats x) {
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
-}
-
-INLINE Floats larger(Floats x, Floats y) { return (Floats)_mm512_max_ps((__m512)x, (__m512)y); }
-
-INLINE Bytes load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
-
-/* The instruction takes one factor without a sign: weights are stored with 128 added, which `initial_sum` takes back. */
-enum { WEIGHT_FLIP = 0x80 };
-INLINE Ints initial_sum(int32_t sum) { return (Ints){0} - 128 * sum; }
-
-INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *four) {
-    int32_t x;
-    memcpy(&x, four, 4);
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, weights, _mm512_set1_epi32(x));
-}
-
-INLINE void store_bytes(int8_t *p, Ints x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x)); }
-
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-
-enum { LANES = 8, MAX_ROWS = 4 };
-typedef float Floats __attribute__((vector_size(32)));
-typedef int32_t Ints __attribute__((vector_size(32)));
-typedef __m256i Bytes;
-
-INLINE Floats load_halves(const uint16_t *p) { return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
-
-INLINE void store_halves(uint16_t *p, Floats x) {
-    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
-}
-
-INLINE Floats larger(Floats x, Floats y) { return (Floats)_mm256_max_ps((__m256)x, (__m256)y); }
-
-INLINE Bytes load_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-
-enum { WEIGHT_FLIP = 0 };
-INLINE Ints initial_sum(int32_t sum) { return (Ints){0} + 0 * sum; }
-
-/* One factor without a sign here, too: |x| · (w with the sign of x). Two such products stay below 2^15. */
-INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *four) {
-    int32_t x;
-    memcpy(&x, four, 4);
-    __m256i each = _mm256_set1_epi32(x);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(each), _mm256_sign_epi8(weights, each));
-    return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-
-INLINE void store_bytes(int8_t *p, Ints x) {
-    for (int lane = 0; lane < LANES; lane++) p[lane] = (int8_t)x[lane];
-}
-
+#if defined(__x86_64__)
+#include "simd_x86.h"
 #else
-#error "needs AVX-512 VNNI, or AVX2 with FMA and F16C"
+#error "needs x86-64"
 #endif
 
 INLINE Floats load_floats(const float *p) {

@@ -30,7 +30,7 @@ typedef struct {
 /* Waits a while at full speed, then lets others run. */
 static void wait_until_changed(atomic_int *value, int from) {
     for (int i = 0; atomic_load_explicit(value, memory_order_acquire) == from; i++)
-        if (i < SPINS) _mm_pause();
+        if (i < SPINS) pause_thread();
         else sched_yield();
 }
 
@@ -50,7 +50,7 @@ static void *run_thread(void *argument) {
     free(argument);
     Pool *pool = start.pool;
     for (int batch = 0;; batch++) {
-        for (int i = 0; i < SPINS && atomic_load(&pool->batch) == batch; i++) _mm_pause();
+        for (int i = 0; i < SPINS && atomic_load(&pool->batch) == batch; i++) pause_thread();
         if (atomic_load(&pool->batch) == batch) {
             pthread_mutex_lock(&pool->mutex);
             while (atomic_load(&pool->batch) == batch) pthread_cond_wait(&pool->has_work, &pool->mutex);
