@@ -10,10 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from tinydispatch.ggml.header import read_header
+from tinydispatch.ggml.model import GgufModel
 from tinydispatch.native.bindings import Activation
 from tinydispatch.native.shape import NativeShape, read_native_shape
 
 Array = npt.NDArray[np.float64]
+
+
+def median_difference(model: GgufModel, ids: list[int]) -> float:
+    """The largest difference in a position's logits, over their spread: the median over prompts of five of the ids."""
+    reference, differences = ReferenceDecoder(model.path), []
+    for start in range(0, len(ids), 5):
+        prompt = ids[start : start + 5]
+        expected = reference(prompt)
+        model.truncate(0)
+        differences.append(np.abs(model.decode_all(prompt) - expected).max(axis=1) / expected.std())
+    return float(np.median(differences))
 
 
 class ReferenceDecoder:

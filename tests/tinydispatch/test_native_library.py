@@ -22,6 +22,8 @@ from tinydispatch.native.library import (
 
 _AVX2 = "fpu avx2 fma f16c"
 _AVX512 = f"{_AVX2} avx512f avx512bw avx512vl avx512dq avx512_vnni"
+_PI_4 = "fp asimd evtstrm crc32 cpuid"
+_PI_5 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 _HERE = best_variant(cpu_features())
 _needs_compiler = pytest.mark.skipif(
     _HERE is None or not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no compiler, or nothing to compile for"
@@ -36,12 +38,21 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
-    [(_AVX512, "avx512vnni"), (_AVX2, "avx2"), (_AVX512.replace("avx512_vnni", ""), "avx2"), ("sse2 avx", None)],
+    ("line", "expected"),
+    [
+        (f"flags\t\t: {_AVX512}", "avx512vnni"),
+        (f"flags\t\t: {_AVX2}", "avx2"),
+        (f"flags\t\t: {_AVX512.replace('avx512_vnni', '')}", "avx2"),
+        ("flags\t\t: sse2 avx", None),
+        (f"Features\t: {_PI_5}", "neon-dotprod"),
+        (f"Features\t: {_PI_4}", "neon"),
+        ("Features\t: half thumb fastmult vfp edsp neon vfpv3 vfpv4", None),  # 32 bits
+    ],
 )
-def test_the_best_variant_that_a_processor_runs(tmp_path: Path, flags: str, expected: str | None) -> None:
+def test_the_best_variant_that_a_processor_runs(tmp_path: Path, line: str, expected: str | None) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: One\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t:\n")
+    name = line.split(":")[0]
+    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: One\n{line}\n\nprocessor\t: 1\n{name}:\n")
     found = best_variant(cpu_features(cpuinfo))
     assert (found.name if found else None) == expected
     assert best_variant(cpu_features(tmp_path / "missing")) is None

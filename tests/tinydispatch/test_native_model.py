@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.config import ExportConfig, OptGraph, Quantization
-from export.export import export_gguf
 from scripts.make_widened_model import Target, widen
 from tests.fixtures_gguf import scratch, tiny_export
-from tests.fixtures_opt import make_tiny_opt, post_norm_export, pre_norm_export
-from tests.tinydispatch.reference_decoder import ReferenceDecoder
+from tests.fixtures_native import NATIVE_FILES
+from tests.fixtures_opt import post_norm_export
+from tests.tinydispatch.reference_decoder import ReferenceDecoder, median_difference
 from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import GgufModel
@@ -34,25 +33,9 @@ pytestmark = pytest.mark.skipif(find_native() is None, reason="no native decoder
 _IDS = [int(token) for token in np.random.default_rng(0).integers(20, 320, 600)]
 
 
-def _odd_opt() -> Path:
-    """Pre-layer-norm OPT with GELU, a vocabulary that fills no whole vector, and heads of a single one."""
-    folder = scratch()
-    sizes = {"do_layer_norm_before": True, "word_embed_proj_dim": 64, "vocab_size": 331, "activation_function": "gelu"}
-    config = ExportConfig(quantizations=(Quantization.Q8_0,), opt_graph=OptGraph.OPT, max_verification_tokens=32)
-    return export_gguf(make_tiny_opt(folder / "checkpoint", **sizes), folder, "odd", config).files[0].path
-
-
-_FILES: dict[str, Callable[[], Path]] = {
-    "qwen": lambda: tiny_export().files[1].path,
-    "opt-350m": lambda: post_norm_export().files[2].path,
-    "opt-125m": lambda: pre_norm_export(OptGraph.OPT).files[2].path,
-    "galactica": _odd_opt,
-}
-
-
-@pytest.fixture(scope="module", params=list(_FILES))
+@pytest.fixture(scope="module", params=list(NATIVE_FILES))
 def path(request: pytest.FixtureRequest) -> Path:
-    return _FILES[request.param]()
+    return NATIVE_FILES[request.param]()
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +54,10 @@ def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_few_ids_have_the_logits_of_the_file_s_numbers(path: Path, variant: library.Variant) -> None:
-    reference, differences = ReferenceDecoder(path), []
     with NativeModel(path, 64, 1) as model:
         assert model._native.variant is variant
-        for start in range(0, 100, 5):
-            model.truncate(0)
-            ids = _IDS[start : start + 5]
-            expected = reference(ids)
-            differences.append(np.abs(model.decode_all(ids) - expected).max(axis=1) / expected.std())
-    # 64 bits against 32. A number that is nearly halfway between two of 8 bits goes the other way in one prompt of ten.
-    assert np.median(differences) < 2e-6
+        # 64 bits against 32. A number nearly halfway between two of 8 bits goes the other way in one prompt of ten.
+        assert median_difference(model, _IDS[:100]) < 2e-6
 
 
 def test_a_long_prompt_is_as_exact_as_ggml_s(path: Path, model: NativeModel) -> None:
@@ -120,7 +97,7 @@ def test_threads_change_nothing(path: Path, model: NativeModel) -> None:
 
 
 def test_the_last_position_of_the_context_can_be_filled() -> None:
-    with NativeModel(_FILES["qwen"](), 65, 1) as model:
+    with NativeModel(NATIVE_FILES["qwen"](), 65, 1) as model:
         model.decode(_IDS[:56])
         model.decode(_IDS[56:65])
         with pytest.raises(ValueError, match="do not fit the context of 65"):
@@ -132,7 +109,7 @@ def test_who_computes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         with open_model(path, 64, is_native=is_native) as model:
             return type(model)
 
-    qwen, opt = _FILES["qwen"](), _FILES["opt-350m"]()
+    qwen, opt = NATIVE_FILES["qwen"](), NATIVE_FILES["opt-350m"]()
     assert [kind(qwen), kind(opt)] == [NativeModel, NativeModel]
     assert [kind(qwen, is_native=False), kind(opt, is_native=False)] == [LlamaModel, OptModel]
     assert [kind(tiny_export().files[0].path), kind(post_norm_export().files[1].path)] == [LlamaModel, OptModel]
@@ -141,7 +118,7 @@ def test_who_computes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_with_more_in_it_than_the_decoder_computes_is_left_to_llama_cpp() -> None:
-    header = read_header(_FILES["qwen"]())
+    header = read_header(NATIVE_FILES["qwen"]())
     assert read_shape(header) is not None
     bias = replace(header.tensors[1], name="blk.0.attn_q.bias")
     embedding = replace(header.tensors[0], type_id=12)
@@ -168,14 +145,17 @@ def test_too_little_memory_is_said_before_any_is_taken(monkeypatch: pytest.Monke
     monkeypatch.setattr(native_model, "require_memory", refuse)
     # Keys and values of 64 positions, two layers of two heads of 32 numbers; and at least a byte for each weight.
     with pytest.raises(GgufError, match=r" [1-9]\d{5} bytes for 60") as caught:
-        NativeModel(_FILES["qwen"](), 60)
+        NativeModel(NATIVE_FILES["qwen"](), 60)
     n_bytes = int(str(caught.value).split(": ")[-1].split(" ")[0])
-    n_cache, n_file = 2 * 2 * 64 * 2 * 2 * 32, sum(tensor.n_bytes for tensor in read_header(_FILES["qwen"]()).tensors)
+    n_cache, n_file = (
+        2 * 2 * 64 * 2 * 2 * 32,
+        sum(tensor.n_bytes for tensor in read_header(NATIVE_FILES["qwen"]()).tensors),
+    )
     assert n_bytes > n_cache + n_file / 2
 
 
 def test_a_widened_model_answers_like_the_small_one() -> None:
-    small, large = _FILES["qwen"](), scratch() / "wide.gguf"
+    small, large = NATIVE_FILES["qwen"](), scratch() / "wide.gguf"
     widen(small, large, Target(4, 128, 192, 12, 3, 64, 700))
     with open_model(small, 300) as one, open_model(large, 300) as other:
         expected, found = one.decode_all(_IDS[:200]), other.decode_all(_IDS[:200])
@@ -191,4 +171,4 @@ def test_a_widened_model_answers_like_the_small_one() -> None:
 
 def test_a_model_that_has_no_room_is_not_widened() -> None:
     with pytest.raises(ValueError, match="not a plain Qwen3 file with room for it"):
-        widen(_FILES["qwen"](), Path("never.gguf"), Target(4, 32, 192, 12, 3, 64, 700))
+        widen(NATIVE_FILES["qwen"](), Path("never.gguf"), Target(4, 32, 192, 12, 3, 64, 700))

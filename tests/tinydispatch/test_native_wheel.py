@@ -82,6 +82,7 @@ def _compiled_files() -> set[Path]:
 
 def test_every_variant_is_for_one_kind_of_machine() -> None:
     assert {variant.name for variant in variants_for("x86_64")} == {"avx512vnni", "avx2"}
+    assert {variant.name for variant in variants_for("aarch64")} == {"neon-dotprod", "neon"}
     assert variants_for("riscv64") == ()
     found = [variant for machine in ("x86_64", "aarch64") for variant in variants_for(machine)]
     assert sorted(variant.name for variant in found) == sorted(variant.name for variant in VARIANTS)

@@ -20,7 +20,10 @@ from tinydispatch.native import bindings
 VARIABLE = "TINYDISPATCH_NATIVE"
 _OFF = "off"
 _FOLDER = Path(__file__).parent
-_SOURCES = ("decoder.c", "decoder.h", "simd.h", "simd_x86.h", "product.h", "attention.h", "layers.h", "threads.h")
+_SOURCES = (
+    *("decoder.c", "decoder.h", "simd.h", "simd_x86.h", "simd_neon.h"),
+    *("product.h", "attention.h", "layers.h", "threads.h"),
+)
 _FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_SECONDS = 120
@@ -43,7 +46,10 @@ _AVX512 = Variant(
     _AVX2.features | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
     (*_AVX2.flags, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
 )
-VARIANTS = (_AVX512, _AVX2)  # the best first
+_NEON = Variant("neon", frozenset({"asimd"}), ("-march=armv8-a", "-mtune=cortex-a72"))
+_NEON_DOT = Variant("neon-dotprod", _NEON.features | {"asimddp"}, ("-march=armv8.2-a+dotprod", "-mtune=cortex-a76"))
+# The best first. No processor has features of both kinds.
+VARIANTS = (_AVX512, _AVX2, _NEON_DOT, _NEON)
 
 
 class NativeError(RuntimeError):
@@ -107,7 +113,7 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         return frozenset()
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "flags":
+        if name.strip() in ("flags", "Features"):  # x86 and ARM
             return frozenset(value.split())
     return frozenset()
 

@@ -11,10 +11,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#if defined(__x86_64__)
+#if defined(__aarch64__)
+#include "simd_neon.h"
+#elif defined(__x86_64__)
 #include "simd_x86.h"
 #else
-#error "needs x86-64"
+#error "needs x86-64 or 64-bit ARM"
 #endif
 
 INLINE Floats load_floats(const float *p) {
