@@ -11,36 +11,52 @@
 #include "decoder.h"
 #include "simd.h"
 
-/* Vectors of a block's keys, and of a value's numbers, that are summed side by side. */
-enum { KEY_VECTORS = KEY_BLOCK / LANES, VALUE_VECTORS = KEY_VECTORS > 2 ? KEY_VECTORS : 2 };
+/* Vectors of a block's keys; and of a value's numbers, that are summed side by side for MAX_ROWS queries, and at most.
+ * For fewer queries more is taken side by side: a single sum would wait for itself at every step. */
+enum { KEY_VECTORS = KEY_BLOCK / LANES, VALUE_VECTORS = KEY_VECTORS > 2 ? KEY_VECTORS : 2, MOST_VECTORS = 8 };
 
-/* Scores of n queries with all keys up to the last query's; n is a constant. Later keys of earlier queries get -inf. */
-INLINE void score(const Decoder *d, const uint16_t *keys, const float *const *queries, const int64_t *positions,
-                  const int n, float *scores) {
-    const int64_t width = d->head_width, n_blocks = positions[n - 1] / KEY_BLOCK + 1;
-    for (int64_t block = 0; block < n_blocks; block++) {
-        const uint16_t *key = keys + block * width * KEY_BLOCK;
-        Floats sums[MAX_ROWS][KEY_VECTORS];
+/* Scores of n queries with `n_blocks` blocks of keys; both are constants. Keys behind a query's own get -inf. */
+INLINE void score_blocks(const Decoder *d, const uint16_t *keys, const float *const *queries, const int64_t *positions,
+                         const int n, int64_t first, const int n_blocks, float *scores) {
+    const int64_t width = d->head_width;
+    const uint16_t *key = keys + first * width * KEY_BLOCK;
+    Floats sums[MAX_ROWS][MAX_ROWS][KEY_VECTORS];
+#pragma GCC unroll 8
+    for (int b = 0; b < n_blocks; b++)
 #pragma GCC unroll 8
         for (int q = 0; q < n; q++)
 #pragma GCC unroll 4
-            for (int v = 0; v < KEY_VECTORS; v++) sums[q][v] = (Floats){0};
-        for (int64_t i = 0; i < width; i++, key += KEY_BLOCK)
+            for (int v = 0; v < KEY_VECTORS; v++) sums[b][q][v] = (Floats){0};
+    for (int64_t i = 0; i < width; i++, key += KEY_BLOCK)
+#pragma GCC unroll 8
+        for (int b = 0; b < n_blocks; b++)
 #pragma GCC unroll 4
             for (int v = 0; v < KEY_VECTORS; v++) {
-                const Floats numbers = load_halves(key + v * LANES);
+                const Floats numbers = load_halves(key + b * width * KEY_BLOCK + v * LANES);
 #pragma GCC unroll 8
-                for (int q = 0; q < n; q++) sums[q][v] += numbers * queries[q][i];
+                for (int q = 0; q < n; q++) sums[b][q][v] += numbers * queries[q][i];
             }
 #pragma GCC unroll 8
+    for (int b = 0; b < n_blocks; b++)
+#pragma GCC unroll 8
         for (int q = 0; q < n; q++) {
-            float *place = scores + q * d->n_cells + block * KEY_BLOCK;
+            float *place = scores + q * d->n_cells + (first + b) * KEY_BLOCK;
 #pragma GCC unroll 4
-            for (int v = 0; v < KEY_VECTORS; v++) store_floats(place + v * LANES, sums[q][v]);
-            const int64_t n_seen = positions[q] + 1 - block * KEY_BLOCK;
+            for (int v = 0; v < KEY_VECTORS; v++) store_floats(place + v * LANES, sums[b][q][v]);
+            const int64_t n_seen = positions[q] + 1 - (first + b) * KEY_BLOCK;
             for (int64_t i = n_seen > 0 ? n_seen : 0; i < KEY_BLOCK; i++) place[i] = -INFINITY;
         }
-    }
+}
+
+/* Scores of n queries with all keys up to the last query's; n is a constant. */
+INLINE void score(const Decoder *d, const uint16_t *keys, const float *const *queries, const int64_t *positions,
+                  const int n, float *scores) {
+    const int together = MAX_ROWS / n;
+    const int64_t n_blocks = positions[n - 1] / KEY_BLOCK + 1;
+    int64_t block = 0;
+    for (; block + together <= n_blocks; block += together)
+        score_blocks(d, keys, queries, positions, n, block, together, scores);
+    for (; block < n_blocks; block++) score_blocks(d, keys, queries, positions, n, block, 1, scores);
 }
 
 /* Turn n scores into weights; returns what they add up to. */
@@ -59,18 +75,18 @@ static float weigh(float *scores, int64_t n) {
 /* Values weighted for n queries, `n_vectors` times LANES numbers of a head; both are constants. */
 INLINE void mix(const Decoder *d, const uint16_t *values, int64_t n_keys, const float *scores, const float *totals,
                 const int n, const int n_vectors, float *const *out) {
-    Floats sums[MAX_ROWS][VALUE_VECTORS];
+    Floats sums[MAX_ROWS][MOST_VECTORS];
 #pragma GCC unroll 8
     for (int q = 0; q < n; q++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) sums[q][v] = (Floats){0};
     for (int64_t key = 0; key < n_keys; key++, values += d->head_width) {
-        Floats numbers[VALUE_VECTORS];
-#pragma GCC unroll 4
+        Floats numbers[MOST_VECTORS];
+#pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) numbers[v] = load_halves(values + v * LANES);
 #pragma GCC unroll 8
         for (int q = 0; q < n; q++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < n_vectors; v++) sums[q][v] += numbers[v] * scores[q * d->n_cells + key];
     }
     for (int q = 0; q < n; q++)
@@ -86,15 +102,14 @@ INLINE void attend_few(const Decoder *d, const Layer *layer, int64_t head, const
     for (int q = 0; q < n; q++) totals[q] = weigh(scores + q * d->n_cells, n_scores);
     const uint16_t *values = layer->values + head * d->n_cells * width;
     float *places[MAX_ROWS];
-    for (int64_t i = 0; i < width;) {
+    const int most = VALUE_VECTORS * MAX_ROWS / n;
+    for (int64_t i = 0, step; i < width; i += step) {
+        const int64_t left = (width - i) / LANES;
         for (int q = 0; q < n; q++) places[q] = out[q] + i;
-        if (width - i >= VALUE_VECTORS * LANES) {
-            mix(d, values + i, n_keys, scores, totals, n, VALUE_VECTORS, places);
-            i += VALUE_VECTORS * LANES;
-        } else {
-            mix(d, values + i, n_keys, scores, totals, n, 1, places);
-            i += LANES;
-        }
+        if (most >= 8 && left >= 8) mix(d, values + i, n_keys, scores, totals, n, 8, places), step = 8 * LANES;
+        else if (most >= 4 && left >= 4) mix(d, values + i, n_keys, scores, totals, n, 4, places), step = 4 * LANES;
+        else if (left >= 2) mix(d, values + i, n_keys, scores, totals, n, 2, places), step = 2 * LANES;
+        else mix(d, values + i, n_keys, scores, totals, n, 1, places), step = LANES;
     }
 }
 
