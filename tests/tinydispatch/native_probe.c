@@ -1,7 +1,7 @@
 /* Runs one function of the decoder for another kind of processor, in memory that it shares with Python.
  *
- * native_probe MEMORY BASE pack ROWS N_IN N_OUT QUANTS SCALES
- * native_probe MEMORY BASE compute DECODER IDS N_IDS FIRST N_OUTPUTS LOGITS
+ * native_probe MEMORY BASE pack TYPE ROWS N_IN N_OUT QUANTS SCALES
+ * native_probe MEMORY BASE compute DECODER N_IDS FIRST N_OUTPUTS LOGITS
  *
  * MEMORY is a file, which Python has at the address BASE; so have all the pointers. What is mapped here lies elsewhere.
  */
@@ -34,19 +34,19 @@ static void compute(const uint64_t *arguments) {
     move_pointers(&decoder, sizeof decoder);
     move_pointers(decoder.layers, (size_t)decoder.n_layers * sizeof(Layer));
     decoder.pool = decoder.n_threads > 1 ? tinydispatch_start_threads(decoder.n_threads) : NULL;
-    tinydispatch_compute(&decoder, (const int32_t *)arguments[1], (int64_t)arguments[2], (int64_t)arguments[3],
-                         (int64_t)arguments[4], (float *)arguments[5]);
+    tinydispatch_compute(&decoder, (int64_t)arguments[1], (int64_t)arguments[2], (int64_t)arguments[3],
+                         (float *)arguments[4]);
     if (decoder.pool) tinydispatch_stop_threads(decoder.pool);
 }
 
 int main(int count, char **words) {
     uint64_t arguments[6] = {0};
-    if (count < 9 || count > 10 || !map(words[1], words[2])) return 2;
+    if (count < 9 || !map(words[1], words[2])) return 2;
     for (int i = 4; i < count; i++) arguments[i - 4] = strtoull(words[i], NULL, 10);
     move_pointers(arguments, sizeof arguments);
     if (strcmp(words[3], "pack")) compute(arguments);
     else
-        tinydispatch_pack((const uint8_t *)arguments[0], (int64_t)arguments[1], (int64_t)arguments[2],
-                          (uint8_t *)arguments[3], (uint16_t *)arguments[4]);
+        tinydispatch_pack((int64_t)arguments[0], (const uint8_t *)arguments[1], (int64_t)arguments[2],
+                          (int64_t)arguments[3], (uint8_t *)arguments[4], (uint8_t *)arguments[5]);
     return 0;
 }

@@ -197,6 +197,14 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 }
 
 
+# What reads a row of each type.
+ROW_READERS = {
+    GGML_TYPE_Q8_0: "dequantize_row_q8_0",
+    GGML_TYPE_Q4_K: "dequantize_row_q4_K",
+    GGML_TYPE_Q6_K: "dequantize_row_q6_K",
+}
+SIGNATURES |= dict.fromkeys(ROW_READERS.values(), (None, (c.c_void_p, c.c_void_p, c.c_int64)))
+
 # ggml's graphs. Tensors, contexts and buffers are opaque handles here: nothing reads their structs.
 _TENSOR, _CONTEXT, _SIZE = c.c_void_p, c.c_void_p, c.c_size_t
 SIGNATURES |= {

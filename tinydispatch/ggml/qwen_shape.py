@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinydispatch.ggml import bindings
-from tinydispatch.ggml.header import GgufHeader
+from tinydispatch.ggml.header import GgufHeader, TensorInfo
 
 ARCHITECTURE = "qwen3"
 
-_VECTOR_TYPES = frozenset({bindings.GGML_TYPE_F32})
-MATRIX_TYPES = frozenset(
-    {bindings.GGML_TYPE_F32, bindings.GGML_TYPE_F16, bindings.GGML_TYPE_BF16, bindings.GGML_TYPE_Q8_0}
+_MATRIX_TYPES = frozenset(
+    {
+        *(bindings.GGML_TYPE_F32, bindings.GGML_TYPE_F16, bindings.GGML_TYPE_BF16),
+        *(bindings.GGML_TYPE_Q8_0, bindings.GGML_TYPE_Q4_K, bindings.GGML_TYPE_Q6_K),
+    }
 )
 
 
@@ -109,7 +111,8 @@ def _is_plain(header: GgufHeader, shape: QwenShape) -> bool:
         expected["output.weight"] = expected["token_embd.weight"]
     if found.keys() != expected.keys():
         return False
-    return all(
-        tensor.shape == expected[name] and tensor.type_id in (MATRIX_TYPES if len(tensor.shape) == 2 else _VECTOR_TYPES)
-        for name, tensor in found.items()
-    )
+    return all(tensor.shape == expected[name] and _has_type(tensor) for name, tensor in found.items())
+
+
+def _has_type(tensor: TensorInfo) -> bool:
+    return tensor.type_id in _MATRIX_TYPES if len(tensor.shape) == 2 else tensor.type_id == bindings.GGML_TYPE_F32

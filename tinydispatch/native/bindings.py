@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as c
 from enum import IntEnum
 
-BLOCK, KEY_BLOCK, MOST_ROWS = 32, 16, 8
+BLOCK, SUPER_BLOCK, KEY_BLOCK, MOST_ROWS = 32, 256, 16, 8
 # LANES of the widest processor.
 WIDEST = 16
 
@@ -27,8 +27,7 @@ class Matrix(c.Structure):
         ("quants", _Pointer),
         ("scales", _Pointer),
         ("bias", _Pointer),
-        ("n_in", c.c_int64),
-        ("n_out", c.c_int64),
+        *((name, c.c_int64) for name in ("n_in", "n_out", "type")),
     )
 
 
@@ -36,12 +35,6 @@ class Norm(c.Structure):
     """A norm's factors, and what is added."""
 
     _fields_ = (("weight", _Pointer), ("bias", _Pointer))
-
-
-class Table(c.Structure):
-    """Rows to look up, in the file's own type and order."""
-
-    _fields_ = (("rows", _Pointer), ("width", c.c_int64), ("type", c.c_int64))
 
 
 LAYER_NORMS = ("attention_norm", "feed_forward_norm", "query_norm", "key_norm")
@@ -66,13 +59,12 @@ class Decoder(c.Structure):
         *((name, c.c_int32) for name in ("n_layers", "n_heads", "n_key_heads", "n_cells", "max_ids", "n_threads")),
         *((name, c.c_int32) for name in ("is_pre_norm", "is_rms", "activation")),
         ("epsilon", c.c_float),
-        *((name, c.c_int64) for name in ("width", "head_width", "feed_forward_width")),
-        ("embedding", Table),
-        ("positions", Table),
+        *((name, c.c_int64) for name in ("width", "embedding_width", "head_width", "feed_forward_width")),
         ("rotation", _Pointer),
         *((name, Matrix) for name in ("project_in", "project_out", "head")),
         ("final_norm", Norm),
         ("layers", c.POINTER(Layer)),
+        *((name, _Pointer) for name in ("embedded", "placed")),
         *((name, _Pointer) for name in ("stream", "query", "key", "value", "attended", "hidden", "gate", "scores")),
         *((name, _Pointer) for name in ("quants", "quant_scales", "quant_sums")),
         ("pool", _Pointer),
@@ -82,8 +74,8 @@ class Decoder(c.Structure):
 # name → (result type, argument types)
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "tinydispatch_sizes": (None, (c.POINTER(c.c_int64),)),
-    "tinydispatch_pack": (None, (_Pointer, c.c_int64, c.c_int64, _Pointer, _Pointer)),
+    "tinydispatch_pack": (None, (c.c_int64, _Pointer, c.c_int64, c.c_int64, _Pointer, _Pointer)),
     "tinydispatch_start_threads": (_Pointer, (c.c_int32,)),
     "tinydispatch_stop_threads": (None, (_Pointer,)),
-    "tinydispatch_compute": (None, (c.POINTER(Decoder), _Pointer, c.c_int64, c.c_int64, c.c_int64, _Pointer)),
+    "tinydispatch_compute": (None, (c.POINTER(Decoder), c.c_int64, c.c_int64, c.c_int64, _Pointer)),
 }

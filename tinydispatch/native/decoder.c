@@ -1,4 +1,4 @@
-/* A decoder's forward pass on Q8_0 weights: Qwen3's and OPT's layers, in whatever sizes and numbers of threads.
+/* A decoder's forward pass on quantized weights: Qwen3's and OPT's layers, in whatever sizes and numbers of threads.
  *
  * All threads run `compute_batch`, each its share of every step, and meet at a barrier after each. T ids come in, R of
  * them with logits: after the last layer's keys and values only those R rows are computed.
@@ -11,7 +11,6 @@
 
 typedef struct {
     const Decoder *decoder;
-    const int32_t *ids;
     int64_t n_ids, first, n_outputs;
     float *logits;
 } Batch;
@@ -48,24 +47,20 @@ static void product(Rows r, const Matrix *m, int adds, float *out) {
     multiply(m, r.d->input, r.start, r.stop, adds, out, r.thread, r.d->n_threads);
 }
 
-static void embed(Rows r, const Batch *b) {
+static void embed(Rows r) {
     const Decoder *d = r.d;
-    const int projects = d->project_in.quants != NULL;
-    FOR_OWN_ROWS(r, row) look_up(d->embedding, b->ids[row], (projects ? d->hidden : d->stream) + row * d->embedding.width);
-    barrier(d->pool);
-    if (projects) {
-        prepare(r, NULL, 1, d->hidden, d->embedding.width);
+    if (d->project_in.quants) {
+        prepare(r, NULL, 1, d->embedded, d->embedding_width);
         product(r, &d->project_in, 0, d->stream);
         barrier(d->pool);
     }
-    if (d->positions.rows) {
-        FOR_OWN_ROWS(r, row) {
-            float *place = d->gate + row * d->width;
-            look_up(d->positions, b->first + row, place);
-            for (int64_t i = 0; i < d->width; i++) d->stream[row * d->width + i] += place[i];
-        }
-        barrier(d->pool);
+    FOR_OWN_ROWS(r, row) {
+        const int64_t start = row * d->width;
+        if (!d->project_in.quants) memcpy(d->stream + start, d->embedded + start, (size_t)d->width * sizeof(float));
+        if (d->placed)
+            for (int64_t i = 0; i < d->width; i++) d->stream[start + i] += d->placed[start + i];
     }
+    barrier(d->pool);
 }
 
 /* Norm and turn queries and keys, and write the new keys and values to the cache. */
@@ -140,7 +135,7 @@ static void compute_batch(void *argument, int thread) {
     const Batch *b = argument;
     const Decoder *d = b->decoder;
     Rows r = {d, 0, b->n_ids, thread};
-    embed(r, b);
+    embed(r);
     for (int32_t i = 0; i < d->n_layers; i++) {
         const int is_last = i == d->n_layers - 1;
         attention(r, &d->layers[i], b, is_last);
@@ -159,17 +154,18 @@ void tinydispatch_sizes(int64_t *sizes) {
     sizes[2] = LANES;
 }
 
-void tinydispatch_pack(const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint16_t *scales) {
-    pack(rows, n_in, n_out, quants, scales);
+void tinydispatch_pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants,
+                       uint8_t *scales) {
+    pack(type, rows, n_in, n_out, quants, scales);
 }
 
 void *tinydispatch_start_threads(int32_t n_threads) { return start_pool(n_threads); }
 
 void tinydispatch_stop_threads(void *pool) { stop_pool(pool); }
 
-/* Compute `n_ids` ids at positions from `first`; logits (n_outputs, vocabulary) of the last `n_outputs` of them. */
-void tinydispatch_compute(const Decoder *decoder, const int32_t *ids, int64_t n_ids, int64_t first, int64_t n_outputs,
-                          float *logits) {
-    Batch batch = {decoder, ids, n_ids, first, n_outputs, logits};
+/* Compute `n_ids` ids, whose rows the caller has written, at positions from `first`; logits (n_outputs, vocabulary) of the
+ * last `n_outputs` of them. */
+void tinydispatch_compute(const Decoder *decoder, int64_t n_ids, int64_t first, int64_t n_outputs, float *logits) {
+    Batch batch = {decoder, n_ids, first, n_outputs, logits};
     run(decoder->pool, compute_batch, &batch);
 }

@@ -1,27 +1,10 @@
-/* What a decoder does to one row at a time: look it up, norm it, turn it by its position, activate it. */
+/* What a decoder does to one row at a time: norm it, turn it by its position, keep it, activate it. */
 #pragma once
 
 #include <math.h>
 
 #include "decoder.h"
 #include "simd.h"
-
-static void look_up(Table table, int64_t row, float *out) {
-    const int64_t width = table.width;
-    if (table.type == TABLE_F32) {
-        memcpy(out, table.rows + row * width * 4, (size_t)width * 4);
-    } else if (table.type == TABLE_F16) {
-        for (int64_t i = 0; i < width; i += LANES)
-            store_floats(out + i, load_halves((const uint16_t *)table.rows + row * width + i));
-    } else {
-        const uint8_t *block = table.rows + row * (width / BLOCK) * (BLOCK + 2);
-        for (int64_t i = 0; i < width; i += BLOCK, block += BLOCK + 2) {
-            uint16_t scale;
-            memcpy(&scale, block, 2);
-            for (int j = 0; j < BLOCK; j++) out[i + j] = half(scale) * (float)((const int8_t *)block)[2 + j];
-        }
-    }
-}
 
 /* Layer norm, or root-mean-square norm without a bias; `out` may be `x`. */
 static void norm(Norm norm, int is_rms, float epsilon, const float *x, int64_t n, float *out) {

@@ -22,7 +22,7 @@ _OFF = "off"
 _FOLDER = Path(__file__).parent
 _SOURCES = (
     *("decoder.c", "decoder.h", "simd.h", "simd_x86.h", "simd_neon.h"),
-    *("product.h", "attention.h", "layers.h", "threads.h"),
+    *("pack.h", "product.h", "attention.h", "layers.h", "threads.h"),
 )
 _FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("cc", "gcc", "clang")

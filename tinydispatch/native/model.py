@@ -1,4 +1,4 @@
-"""Qwen3 and OPT in Q8_0 through the native decoder.
+"""Qwen3 and OPT in Q8_0 and Q4_K_M through the native decoder.
 
 It computes what llama.cpp's graph computes, in the same 8-bit blocks, and differs from it by rounding. An id's logits
 are the same to the last bit in whatever batch it comes, with however many threads. llama.cpp serves as the tokenizer.
@@ -21,7 +21,7 @@ from tinydispatch.ggml.opt_shape import ARCHITECTURE as OPT
 from tinydispatch.ggml.raw_model import RawModel
 from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
-from tinydispatch.native.bindings import KEY_BLOCK, MOST_ROWS, Decoder, Layer
+from tinydispatch.native.bindings import BLOCK, KEY_BLOCK, MOST_ROWS, Decoder, Layer
 from tinydispatch.native.cache import NativeCache, zeroed
 from tinydispatch.native.library import NativeLibrary, find_native
 from tinydispatch.native.shape import NativeShape, read_native_shape
@@ -79,19 +79,25 @@ class NativeModel(RawModel):
             activation=shape.activation,
             epsilon=shape.epsilon,
             width=shape.width,
+            embedding_width=shape.embedding_width,
             head_width=shape.head_width,
             feed_forward_width=shape.feed_forward_width,
             layers=self._layers,
         )
         try:
             self._cache = NativeCache(*size)
-            self._weights = NativeWeights(self._native, self.header)
+            self._weights = NativeWeights(self._native, self._c, self.header)
             self._arrays = _scratch(shape, n_cells, threads)
         except OSError as error:
             raise GgufError(self.path, f"too little memory for a cache of {self._n_ctx} positions: {error}") from error
         self._weights.fill(decoder, self._layers, shape)
         for layer, keys, values in zip(self._layers, self._cache.keys, self._cache.values, strict=True):
             layer.keys, layer.values = keys.ctypes.data, values.ctypes.data
+        embedding, self._positions = (self._weights.table(name) for name in ("token_embd", "position_embd"))
+        assert embedding is not None, "every shape has one"
+        self._embedding = embedding
+        if self._positions is not None:
+            self._arrays["placed"] = zeroed(np.float32, _MAX_BATCH, shape.width)
         if shape.rope_base is not None:
             self._arrays["rotation"] = _rotation(shape.rope_base, shape.head_width, n_cells)
         for name, array in self._arrays.items():
@@ -105,13 +111,15 @@ class NativeModel(RawModel):
     def _compute(self, ids: Sequence[int], wanted: Sequence[int]) -> list[Logits]:
         assert self._decoder is not None
         assert not wanted or wanted[-1] == len(ids) - 1, "logits are wanted of the last ids"
-        given = np.asarray(ids, dtype=np.int32)
+        first = len(self._cached_ids)
+        self._embedding.read(ids, self._arrays["embedded"])
+        if self._positions is not None:
+            self._positions.read(range(first, first + len(ids)), self._arrays["placed"])
         logits = np.empty((len(wanted), self.n_vocab), dtype=np.float32)
         self._native.c.tinydispatch_compute(
             ctypes.byref(self._decoder),
-            given.ctypes.data,
             len(ids),
-            len(self._cached_ids),
+            first,
             len(wanted),
             logits.ctypes.data,
         )
@@ -131,8 +139,9 @@ def _scratch(shape: NativeShape, n_cells: int, threads: int) -> dict[str, npt.ND
     """Memory for one batch, by the names that `Decoder` has for it."""
     heads, key_heads = shape.n_heads * shape.head_width, shape.n_key_heads * shape.head_width
     widest = max(shape.width, shape.embedding_width, shape.feed_forward_width, heads)
-    n_blocks = widest // 32
+    n_blocks = widest // BLOCK
     return {
+        "embedded": zeroed(np.float32, _MAX_BATCH, shape.embedding_width),
         "stream": zeroed(np.float32, _MAX_BATCH, shape.width),
         "query": zeroed(np.float32, _MAX_BATCH, heads),
         "key": zeroed(np.float32, _MAX_BATCH, key_heads),
@@ -143,7 +152,7 @@ def _scratch(shape: NativeShape, n_cells: int, threads: int) -> dict[str, npt.ND
         "scores": zeroed(np.float32, threads, MOST_ROWS, n_cells),
         "quants": zeroed(np.int8, _MAX_BATCH, widest),
         "quant_scales": zeroed(np.float32, _MAX_BATCH, n_blocks),
-        "quant_sums": zeroed(np.int32, _MAX_BATCH, n_blocks),
+        "quant_sums": zeroed(np.int32, _MAX_BATCH, 2 * n_blocks),
     }
 
 

@@ -1,4 +1,4 @@
-/* Matrices in 8 bits times rows in 8 bits.
+/* Matrices of 4 to 8 bits times rows in 8 bits.
  *
  * LANES outputs are computed side by side, for up to MAX_ROWS rows at once, so that no lane waits for a sum across
  * lanes and each weight is read once for all the rows. Every number is added up in the same order however many rows
@@ -6,85 +6,133 @@
  */
 #pragma once
 
-#include "decoder.h"
-#include "simd.h"
-
-enum { ROW_BLOCK_BYTES = 34 }; /* in a GGUF file: a 16-bit scale and 32 numbers */
-
-/* Lay out rows of a GGUF file's blocks as `Matrix` has them; what the last tile has no rows for stays zero. */
-static void pack(const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint16_t *scales) {
-    const int64_t n_blocks = n_in / BLOCK, row_bytes = n_blocks * ROW_BLOCK_BYTES;
-    for (int64_t first = 0; first < n_out; first += LANES) {
-        const int64_t n_lanes = n_out - first < LANES ? n_out - first : LANES;
-        for (int64_t block = 0; block < n_blocks; block++, quants += BLOCK * LANES, scales += LANES) {
-            for (int64_t lane = 0; lane < n_lanes; lane++) {
-                const uint8_t *from = rows + (first + lane) * row_bytes + block * ROW_BLOCK_BYTES;
-                memcpy(scales + lane, from, 2);
-                for (int four = 0; four < BLOCK / 4; four++) {
-                    uint32_t x;
-                    memcpy(&x, from + 2 + 4 * four, 4);
-                    x ^= WEIGHT_FLIP * 0x01010101u;
-                    memcpy(quants + (four * LANES + lane) * 4, &x, 4);
-                }
-            }
-        }
-    }
-}
+#include "pack.h"
 
 /* Round a row to 8 bits, each block by its own largest number. */
 static void quantize(const float *x, int64_t n, int64_t row, Quantized into) {
-    const int64_t n_blocks = n / BLOCK;
-    for (int64_t block = 0; block < n_blocks; block++, x += BLOCK) {
-        Floats parts[BLOCK / LANES], most = {0};
-        for (int i = 0; i < BLOCK / LANES; i++) {
-            parts[i] = load_floats(x + i * LANES);
-            most = larger(most, larger(parts[i], -parts[i]));
-        }
+    enum { HALF_VECTORS = BLOCK / 2 / LANES };
+    for (int64_t block = row * n / BLOCK; block < (row + 1) * n / BLOCK; block++, x += BLOCK) {
+        Floats parts[2][HALF_VECTORS], most = {0};
+        for (int half = 0; half < 2; half++)
+            for (int i = 0; i < HALF_VECTORS; i++) {
+                parts[half][i] = load_floats(x + (half * HALF_VECTORS + i) * LANES);
+                most = larger(most, larger(parts[half][i], -parts[half][i]));
+            }
         const float scale = largest(most) / 127.0f, factor = scale > 0 ? 1.0f / scale : 0.0f;
-        Ints sum = {0};
-        for (int i = 0; i < BLOCK / LANES; i++) {
-            Ints numbers = __builtin_convertvector(rounded(parts[i] * factor), Ints);
-            sum += numbers;
-            store_bytes(into.quants + row * n + block * BLOCK + i * LANES, numbers);
+        into.scales[block] = scale;
+        for (int half = 0; half < 2; half++) {
+            Ints sums = {0};
+            for (int i = 0; i < HALF_VECTORS; i++) {
+                const Ints numbers = __builtin_convertvector(rounded(parts[half][i] * factor), Ints);
+                sums += numbers;
+                store_bytes(into.quants + block * BLOCK + (half * HALF_VECTORS + i) * LANES, numbers);
+            }
+            into.sums[2 * block + half] = 0;
+            for (int lane = 0; lane < LANES; lane++) into.sums[2 * block + half] += sums[lane];
         }
-        int32_t whole = 0;
-        for (int lane = 0; lane < LANES; lane++) whole += sum[lane];
-        into.scales[row * n_blocks + block] = scale;
-        into.sums[row * n_blocks + block] = whole;
     }
 }
 
-/* One tile of outputs for n rows; n is a constant wherever this is called. The next tile is fetched meanwhile. */
-INLINE void multiply_tile(const Matrix *m, int64_t tile, Quantized x, int64_t row, const int n, int fetches,
-                          Floats *out) {
-    const int64_t n_blocks = m->n_in / BLOCK, tile_bytes = n_blocks * BLOCK * LANES;
-    const uint8_t *weights = m->quants + tile * tile_bytes;
-    const uint16_t *scales = m->scales + tile * n_blocks * LANES;
-    const int8_t *quants = x.quants + row * m->n_in;
-    const float *row_scales = x.scales + row * n_blocks;
-    const int32_t *row_sums = x.sums + row * n_blocks;
+/* What one tile and n rows have in common while they are multiplied: pointers that move along the inputs. */
+typedef struct {
+    const uint8_t *weights, *scales;
+    const int8_t *quants;
+    const float *row_scales;
+    const int32_t *row_sums;
+    int64_t n_in;
+} Cursor;
+
+INLINE void fetch(const uint8_t *from, int n_bytes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < n_bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
+/* Products of `n_inputs` inputs, from `start` of the cursor's, added to those of n rows. */
+INLINE void add_inputs(Cursor c, const int n, int start, const int n_inputs, Ints *products) {
+#pragma GCC unroll 8
+    for (int step = 0; step < n_inputs; step += STEP) {
+        const Bytes w = load_bytes(c.weights + step * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++) products[r] = add_products(products[r], w, c.quants + r * c.n_in + start + step);
+    }
+}
+
+INLINE void add_q8_0(Cursor c, const int n, Floats *sums) {
+    Ints products[MAX_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < n; r++) {
+        const int32_t *halves = c.row_sums + r * c.n_in / (BLOCK / 2);
+        products[r] = initial_sum(halves[0] + halves[1]);
+    }
+    add_inputs(c, n, 0, BLOCK, products);
+    const Floats scale = load_halves((const uint16_t *)c.scales);
+#pragma GCC unroll 8
+    for (int r = 0; r < n; r++)
+        sums[r] += __builtin_convertvector(products[r], Floats) * (scale * c.row_scales[r * c.n_in / BLOCK]);
+}
+
+INLINE void add_q4_k(Cursor c, const int n, Floats *sums) {
+    const Floats scales = load_halves((const uint16_t *)c.scales);
+    const Floats minima = load_halves((const uint16_t *)c.scales + LANES);
+    for (int part = 0; part < SUPER_BLOCK / BLOCK; part++) {
+        Ints products[MAX_ROWS];
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++) products[r] = (Ints){0};
+#pragma GCC unroll 8
+        for (int step = 0; step < BLOCK / 2; step += STEP) {
+            const Bytes w = load_bytes(c.weights + (part * BLOCK / 2 + step) * LANES);
+            const Bytes low = low_nibbles(w), high = high_nibbles(w);
+#pragma GCC unroll 8
+            for (int r = 0; r < n; r++) {
+                const int8_t *x = c.quants + r * c.n_in + part * BLOCK + step;
+                products[r] = add_products(add_products(products[r], low, x), high, x + BLOCK / 2);
+            }
+        }
+        const Floats scale = scales * load_small((const int8_t *)c.scales + (4 + 2 * part) * LANES);
+        const Floats minimum = minima * load_small((const int8_t *)c.scales + (5 + 2 * part) * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++) {
+            const float row_scale = c.row_scales[r * c.n_in / BLOCK + part];
+            const int32_t *halves = c.row_sums + (r * c.n_in / BLOCK + part) * 2;
+            sums[r] += __builtin_convertvector(products[r], Floats) * (scale * row_scale);
+            sums[r] -= minimum * (row_scale * (float)(halves[0] + halves[1]));
+        }
+    }
+}
+
+INLINE void add_q6_k(Cursor c, const int n, Floats *sums) {
+    const Floats scales = load_halves((const uint16_t *)c.scales);
+    for (int part = 0; part < SUPER_BLOCK / 16; part++, c.weights += 16 * LANES) {
+        Ints products[MAX_ROWS];
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++) products[r] = initial_sum(c.row_sums[r * c.n_in / 16 + part]);
+        add_inputs(c, n, part * 16, 16, products);
+        const Floats scale = scales * load_small((const int8_t *)c.scales + (2 + part) * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++)
+            sums[r] += __builtin_convertvector(products[r], Floats) * (scale * c.row_scales[r * c.n_in / BLOCK + part / 2]);
+    }
+}
+
+/* One tile of outputs for n rows; n and the type are constants. The next tile is fetched meanwhile. */
+INLINE void multiply_tile(const Matrix *m, const int type, int64_t tile, Quantized x, int64_t row, const int n,
+                          int fetches, Floats *out) {
+    const int inputs = type == TYPE_Q8_0 ? BLOCK : SUPER_BLOCK;
+    const int quant_bytes = (type == TYPE_Q4_K ? inputs / 2 : inputs) * LANES;
+    const int scale_bytes = (type == TYPE_Q8_0 ? Q8_0_SCALES : type == TYPE_Q4_K ? Q4_K_SCALES : Q6_K_SCALES) * LANES;
+    const int64_t n_blocks = m->n_in / inputs, first = row * m->n_in;
+    Cursor c = {m->quants + tile * n_blocks * quant_bytes, m->scales + tile * n_blocks * scale_bytes, x.quants + first,
+                x.scales + first / BLOCK, x.sums + first / (BLOCK / 2), m->n_in};
     Floats sums[MAX_ROWS]; /* in registers; `out` is memory */
 #pragma GCC unroll 8
     for (int r = 0; r < n; r++) sums[r] = (Floats){0};
     for (int64_t block = 0; block < n_blocks; block++) {
-        Ints products[MAX_ROWS];
-        if (fetches)
-#pragma GCC unroll 8
-            for (int i = 0; i < BLOCK * LANES / 64; i++) __builtin_prefetch(weights + tile_bytes + 64 * i, 0, 2);
-#pragma GCC unroll 8
-        for (int r = 0; r < n; r++) products[r] = initial_sum(row_sums[r * n_blocks + block]);
-#pragma GCC unroll 8
-        for (int step = 0; step < BLOCK; step += STEP) {
-            const Bytes w = load_bytes(weights + step * LANES);
-#pragma GCC unroll 8
-            for (int r = 0; r < n; r++)
-                products[r] = add_products(products[r], w, quants + r * m->n_in + block * BLOCK + step);
-        }
-        const Floats scale = load_halves(scales + block * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < n; r++)
-            sums[r] += __builtin_convertvector(products[r], Floats) * (scale * row_scales[r * n_blocks + block]);
-        weights += BLOCK * LANES;
+        if (fetches) fetch(c.weights + n_blocks * quant_bytes, quant_bytes);
+        if (type == TYPE_Q8_0) add_q8_0(c, n, sums);
+        else if (type == TYPE_Q4_K) add_q4_k(c, n, sums);
+        else add_q6_k(c, n, sums);
+        c.weights += quant_bytes, c.scales += scale_bytes, c.quants += inputs;
+        c.row_scales += inputs / BLOCK, c.row_sums += inputs / (BLOCK / 2);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < n; r++) out[r] = sums[r];
@@ -107,19 +155,26 @@ INLINE void finish_tile(const Matrix *m, int64_t tile, int64_t row, int n, int a
 }
 
 /* A thread's share of `out` = W x for rows [start, stop), or `out` += W x. `out` has n_out numbers a row. */
-static void multiply(const Matrix *m, Quantized x, int64_t start, int64_t stop, int adds, float *out, int thread,
-                     int n_threads) {
+INLINE void multiply_type(const Matrix *m, const int type, Quantized x, int64_t start, int64_t stop, int adds,
+                          float *out, int thread, int n_threads) {
     const int64_t n_tiles = (m->n_out + LANES - 1) / LANES, last = n_tiles * (thread + 1) / n_threads;
     for (int64_t tile = n_tiles * thread / n_threads; tile < last; tile++) {
         Floats sums[MAX_ROWS];
         for (int64_t row = start, n; row < stop; row += n) {
             const int64_t left = stop - row;
             const int fetches = row == start;
-            if (left >= MAX_ROWS) multiply_tile(m, tile, x, row, n = MAX_ROWS, fetches, sums);
-            else if (left >= 4) multiply_tile(m, tile, x, row, n = 4, fetches, sums);
-            else if (left >= 2) multiply_tile(m, tile, x, row, n = 2, fetches, sums);
-            else multiply_tile(m, tile, x, row, n = 1, fetches, sums);
+            if (left >= MAX_ROWS) multiply_tile(m, type, tile, x, row, n = MAX_ROWS, fetches, sums);
+            else if (left >= 4) multiply_tile(m, type, tile, x, row, n = 4, fetches, sums);
+            else if (left >= 2) multiply_tile(m, type, tile, x, row, n = 2, fetches, sums);
+            else multiply_tile(m, type, tile, x, row, n = 1, fetches, sums);
             finish_tile(m, tile, row, (int)n, adds, out, sums);
         }
     }
+}
+
+static void multiply(const Matrix *m, Quantized x, int64_t start, int64_t stop, int adds, float *out, int thread,
+                     int n_threads) {
+    if (m->type == TYPE_Q8_0) multiply_type(m, TYPE_Q8_0, x, start, stop, adds, out, thread, n_threads);
+    else if (m->type == TYPE_Q4_K) multiply_type(m, TYPE_Q4_K, x, start, stop, adds, out, thread, n_threads);
+    else multiply_type(m, TYPE_Q6_K, x, start, stop, adds, out, thread, n_threads);
 }

@@ -2,7 +2,8 @@
  *
  * Each has vectors of LANES numbers (`Floats`, `Ints`), 16-bit floats, and sums of 8-bit products: `add_products` takes
  * STEP activations of a row and, as one `Bytes`, their weights for LANES outputs. Weights are stored with WEIGHT_FLIP's
- * bits turned, which `initial_sum` takes back. Sums for MAX_ROWS rows fit into registers.
+ * bits turned, which `initial_sum` takes back; those of four bits are taken as they are. Sums for MAX_ROWS rows fit into
+ * registers. `load_small` widens LANES small whole numbers.
  */
 #pragma once
 

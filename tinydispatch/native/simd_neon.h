@@ -37,6 +37,23 @@ INLINE Bytes load_bytes(const uint8_t *p) {
     return (Bytes){{vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32), vld1q_s8(from + 48)}};
 }
 
+INLINE Floats load_small(const int8_t *p) {
+    return (Floats){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+}
+
+INLINE Bytes low_nibbles(Bytes x) {
+#pragma GCC unroll 4
+    for (int i = 0; i < STEP / 4; i++) x.fours[i] = vandq_s8(x.fours[i], vdupq_n_s8(15));
+    return x;
+}
+
+INLINE Bytes high_nibbles(Bytes x) {
+#pragma GCC unroll 4
+    for (int i = 0; i < STEP / 4; i++)
+        x.fours[i] = vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(x.fours[i]), 4));
+    return x;
+}
+
 #if defined(__ARM_FEATURE_DOTPROD)
 
 INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *step) {

@@ -38,6 +38,14 @@ INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *four) {
 
 INLINE void store_bytes(int8_t *p, Ints x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x)); }
 
+INLINE Floats load_small(const int8_t *p) {
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+INLINE Bytes low_nibbles(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+
+INLINE Bytes high_nibbles(Bytes x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
 enum { LANES = 8, STEP = 4, MAX_ROWS = 4 };
@@ -70,6 +78,14 @@ INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *four) {
 INLINE void store_bytes(int8_t *p, Ints x) {
     for (int lane = 0; lane < LANES; lane++) p[lane] = (int8_t)x[lane];
 }
+
+INLINE Floats load_small(const int8_t *p) {
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+INLINE Bytes low_nibbles(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+
+INLINE Bytes high_nibbles(Bytes x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
 
 #else
 #error "needs AVX-512 VNNI, or AVX2 with FMA and F16C"

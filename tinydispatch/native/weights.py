@@ -6,13 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from tinydispatch.ggml.bindings import GGML_TYPE_Q8_0
+from tinydispatch.ggml.bindings import (
+    GGML_TYPE_Q4_K,
+    GGML_TYPE_Q6_K,
+    GGML_TYPE_Q8_0,
+)
 from tinydispatch.ggml.header import GgufHeader, TensorInfo
 from tinydispatch.ggml.mapped_file import MappedFile
-from tinydispatch.native.bindings import BLOCK, LAYER_MATRICES, WIDEST, Decoder, Layer, Matrix, Norm, Table
+from tinydispatch.native.bindings import LAYER_MATRICES, WIDEST, Decoder, Layer, Matrix, Norm
 from tinydispatch.native.cache import zeroed
 from tinydispatch.native.library import NativeLibrary
 from tinydispatch.native.shape import NativeShape
+from tinydispatch.native.table import RowTable
 
 _FILE_NAMES = {
     "query": "attn_q",
@@ -23,7 +28,9 @@ _FILE_NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-_SCALE_BYTES, _LINE = 2, 64
+# Bytes of numbers, and of scales, that 256 weights of a row take.
+_PACKED = {GGML_TYPE_Q8_0: (256, 16), GGML_TYPE_Q4_K: (128, 20), GGML_TYPE_Q6_K: (256, 18)}
+_LINE = 64
 
 
 class NativeWeights:
@@ -32,8 +39,8 @@ class NativeWeights:
     A matrix's pages of the file are given back when it is laid out, so that it is in memory once.
     """
 
-    def __init__(self, library: NativeLibrary, header: GgufHeader) -> None:
-        self._library = library
+    def __init__(self, library: NativeLibrary, ggml: Any, header: GgufHeader) -> None:
+        self._library, self._ggml = library, ggml
         self._file = MappedFile(header, is_kept=False)
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
         self._packed = zeroed(np.uint8, self.n_bytes(header), is_large=True)
@@ -52,7 +59,6 @@ class NativeWeights:
         """Point a decoder and its layers to the weights."""
         for index, layer in enumerate(layers):
             self._fill_layer(layer, f"blk.{index}.", shape.norms)
-        decoder.embedding, decoder.positions = self._table("token_embd"), self._table("position_embd")
         decoder.project_in, decoder.project_out = self._matrix("project_in"), self._matrix("project_out")
         decoder.final_norm = self._norm("output_norm")
         decoder.head = self._matrix("output" if "output.weight" in self._tensors else "token_embd")
@@ -70,11 +76,10 @@ class NativeWeights:
     def _norm(self, name: str) -> Norm:
         return Norm(self._address(f"{name}.weight"), self._address(f"{name}.bias"))
 
-    def _table(self, name: str) -> Table:
+    def table(self, name: str) -> RowTable | None:
+        """The rows of `token_embd` or `position_embd`."""
         tensor = self._tensors.get(f"{name}.weight")
-        if tensor is None:
-            return Table()
-        return Table(self._file.address_of(tensor), tensor.shape[0], tensor.type_id)
+        return None if tensor is None else RowTable(self._ggml, tensor, self._file.address_of(tensor))
 
     def _matrix(self, name: str) -> Matrix:
         tensor = self._tensors.get(f"{name}.weight")
@@ -82,20 +87,21 @@ class NativeWeights:
             return Matrix()
         n_in, n_out = tensor.shape
         quants = self._packed.ctypes.data + self._used
-        scales = quants + n_in * _whole_tiles(n_out)
-        self._library.c.tinydispatch_pack(self._file.address_of(tensor), n_in, n_out, quants, scales)
+        scales = quants + _part_bytes(tensor)[0]
+        address = self._file.address_of(tensor)
+        self._library.c.tinydispatch_pack(tensor.type_id, address, n_in, n_out, quants, scales)
         self._used += _packed_bytes(tensor)
         self._file.give_back(tensor)
-        return Matrix(quants, scales, self._address(f"{name}.bias"), n_in, n_out)
+        return Matrix(quants, scales, self._address(f"{name}.bias"), n_in, n_out, tensor.type_id)
 
 
 def _packed_bytes(tensor: TensorInfo) -> int:
-    """Numbers and scales of a matrix, each beginning at a cache line; nothing for other tensors."""
-    if tensor.type_id != GGML_TYPE_Q8_0:
-        return 0
-    n_numbers = tensor.shape[0] * _whole_tiles(tensor.shape[1])
-    return n_numbers + -(-n_numbers // BLOCK * _SCALE_BYTES // _LINE) * _LINE
+    """What a matrix takes; nothing for other tensors."""
+    return sum(_part_bytes(tensor)) if tensor.type_id in _PACKED else 0
 
 
-def _whole_tiles(n_out: int) -> int:
-    return -(-n_out // WIDEST) * WIDEST
+def _part_bytes(tensor: TensorInfo) -> list[int]:
+    """Bytes of a matrix's numbers and of its scales, each of which begins at a cache line."""
+    n_in, n_out = tensor.shape
+    n_rows = -(-n_out // WIDEST) * WIDEST
+    return [-(-n_rows * n_in * part // 256 // _LINE) * _LINE for part in _PACKED[tensor.type_id]]

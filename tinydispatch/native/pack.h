@@ -1,0 +1,76 @@
+/* Matrices as product.h multiplies by them, from rows of a GGUF file.
+ *
+ * LANES rows are a tile. Of a tile, four inputs of each row lie together, then the next four: `place` says where. What the
+ * last tile has no rows for stays zero, scales included.
+ */
+#pragma once
+
+#include "decoder.h"
+#include "simd.h"
+
+/* Bytes of a block in the file. */
+enum { Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
+/* Bytes that a tile's scales take for each of its rows: of a block, and of 256 numbers. */
+enum { Q8_0_SCALES = 2, Q4_K_SCALES = 2 + 2 + 8 + 8, Q6_K_SCALES = 2 + 16 };
+
+/* Where an input's weight lies, of 16 or more inputs of a tile. */
+INLINE int64_t place(int64_t input, int64_t lane) { return (input / 4 * LANES + lane) * 4 + input % 4; }
+
+/* Q8_0. Quants: the numbers. Scales: 16-bit floats, one for each row. */
+static void pack_q8_0(const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
+    memcpy(scales + 2 * lane, block, 2);
+    for (int i = 0; i < BLOCK; i++) quants[place(i, lane)] = block[2 + i] ^ WEIGHT_FLIP;
+}
+
+/* Q4_K. Quants: of each 32 inputs the first 16 in the low halves of bytes, the others in the high ones. Scales: 16-bit
+ * floats for all scales and all minima, then for each 32 inputs a scale and a minimum of each row. */
+static void pack_q4_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
+    const uint8_t *packed = block + 4, *numbers = block + 16;
+    memcpy(scales + 2 * lane, block, 2);
+    memcpy(scales + 2 * LANES + 2 * lane, block + 2, 2);
+    for (int part = 0; part < SUPER_BLOCK / BLOCK; part++) {
+        const uint8_t low = packed[part % 4], high = packed[part % 4 + 4], rest = packed[part % 4 + 8];
+        const uint8_t scale = part < 4 ? low & 63 : (rest & 15) | (low >> 6) << 4;
+        const uint8_t minimum = part < 4 ? high & 63 : rest >> 4 | (high >> 6) << 4;
+        scales[(4 + 2 * part) * LANES + lane] = scale;
+        scales[(5 + 2 * part) * LANES + lane] = minimum;
+        const uint8_t *from = numbers + part / 2 * BLOCK;
+        uint8_t *to = quants + part * BLOCK / 2 * LANES;
+        for (int i = 0; i < BLOCK / 2; i++) {
+            const uint8_t one = from[i] >> part % 2 * 4 & 15, other = from[i + BLOCK / 2] >> part % 2 * 4 & 15;
+            to[place(i, lane)] = one | other << 4;
+        }
+    }
+}
+
+/* Q6_K. Quants: numbers of 8 bits. Scales: a 16-bit float for all, then for each 16 inputs a scale of each row. */
+static void pack_q6_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
+    const uint8_t *low = block, *high = block + 128, *packed = block + 192;
+    memcpy(scales + 2 * lane, block + 208, 2);
+    for (int part = 0; part < SUPER_BLOCK / 16; part++) scales[(2 + part) * LANES + lane] = packed[part];
+    for (int i = 0; i < SUPER_BLOCK; i++) {
+        const int half = i / 128, quarter = i % 128 / 32, j = i % 32;
+        const uint8_t four = low[half * 64 + quarter % 2 * 32 + j] >> quarter / 2 * 4 & 15;
+        const uint8_t two = high[half * 32 + j] >> quarter * 2 & 3;
+        quants[place(i, lane)] = (uint8_t)((four | two << 4) - 32) ^ WEIGHT_FLIP;
+    }
+}
+
+/* A whole matrix. */
+static void pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint8_t *scales) {
+    const int is_long = type != TYPE_Q8_0;
+    const int64_t n_blocks = n_in / (is_long ? SUPER_BLOCK : BLOCK);
+    const int64_t block_bytes = type == TYPE_Q8_0 ? Q8_0_BYTES : type == TYPE_Q4_K ? Q4_K_BYTES : Q6_K_BYTES;
+    const int64_t quant_bytes = type == TYPE_Q8_0 ? BLOCK : type == TYPE_Q4_K ? SUPER_BLOCK / 2 : SUPER_BLOCK;
+    const int64_t scale_bytes = type == TYPE_Q8_0 ? Q8_0_SCALES : type == TYPE_Q4_K ? Q4_K_SCALES : Q6_K_SCALES;
+    for (int64_t first = 0; first < n_out; first += LANES) {
+        const int64_t n_lanes = n_out - first < LANES ? n_out - first : LANES;
+        for (int64_t block = 0; block < n_blocks; block++, quants += quant_bytes * LANES, scales += scale_bytes * LANES)
+            for (int64_t lane = 0; lane < n_lanes; lane++) {
+                const uint8_t *from = rows + ((first + lane) * n_blocks + block) * block_bytes;
+                if (type == TYPE_Q8_0) pack_q8_0(from, lane, quants, scales);
+                else if (type == TYPE_Q4_K) pack_q4_k(from, lane, quants, scales);
+                else pack_q6_k(from, lane, quants, scales);
+            }
+    }
+}
