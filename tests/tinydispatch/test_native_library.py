@@ -114,6 +114,19 @@ def test_what_does_not_compile_leaves_nothing_behind(tmp_path: Path, monkeypatch
 
 
 @_needs_compiler
+def test_a_packaged_library_that_does_not_load_here_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _HERE is not None
+    folder = shutil.copytree(Path(library.__file__).parent, tmp_path / "package", ignore=shutil.ignore_patterns("*.so"))
+    (folder / file_name(_HERE)).write_bytes(b"of a newer system")
+    monkeypatch.setattr(library, "_FOLDER", folder)
+    found = find_native()
+    assert found is not None
+    assert found.path.parent == tmp_path / "native"
+
+
+@_needs_compiler
 def test_a_library_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _HERE is not None
     good = find_native()

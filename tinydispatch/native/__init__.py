@@ -1,1 +1,1 @@
-"""The forward pass of Q8_0 files in C, for processors whose vector instructions a prebuilt ggml leaves unused."""
+"""The forward pass of quantized files in C, for processors whose vector instructions a prebuilt ggml leaves unused."""

@@ -98,7 +98,7 @@ def find_native() -> NativeLibrary | None:
     with _lock:
         if variant.name not in _loaded:
             try:
-                _loaded[variant.name] = NativeLibrary(_find_or_compile(variant), variant)
+                _loaded[variant.name] = _open(variant)
             except NativeError as error:
                 logger.warning("llama.cpp computes instead of the native decoder: %s", error)
                 _loaded[variant.name] = None
@@ -154,14 +154,17 @@ def file_name(variant: Variant) -> str:
     return f"decoder-{variant.name}-{digest.hexdigest()}.so"
 
 
-def _find_or_compile(variant: Variant) -> Path:
+def _open(variant: Variant) -> NativeLibrary:
     name = file_name(variant)
     if (packaged := _FOLDER / name).is_file():
-        return packaged
+        try:
+            return NativeLibrary(packaged, variant)
+        except NativeError as error:  # built for a newer system, say
+            logger.info("compiling the native decoder anew: %s", error)
     try:
         cached = cache_folder() / "native" / name
     except ValueError as error:
         raise NativeError(str(error)) from error
     if not cached.is_file():
         compile_variant(variant, cached)
-    return cached
+    return NativeLibrary(cached, variant)
