@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.bindings import InitParams
+from tinydispatch.ggml.cache import Cache
 from tinydispatch.ggml.pages import Pages
 
 _ITEM_BYTES = {bindings.GGML_TYPE_F32: 4, bindings.GGML_TYPE_F16: 2}
 
 
-class KvCache:
+class KvCache(Cache):
     """Keys (layer, head, position, D) and values (layer, head x D, position), D being a head's width.
 
     So laid out, both are read in the order in which they lie. What was never written is zero: attention multiplies
@@ -44,20 +44,9 @@ class KvCache:
         """What a cache of that size takes."""
         return 2 * n_layers * n_heads * head_width * n_cells * _ITEM_BYTES[type_id]
 
-    def read(self, n_positions: int) -> list[npt.NDArray[Any]]:
-        """Keys, then values, of the first `n_positions`, a view for each layer."""
-        keys, values = self._filled(n_positions)
-        return [*keys, *values]
-
-    def write(self, payload: memoryview, n_positions: int) -> bool:
-        """Put back the numbers that `read` gave; False when that is not as long as it should be."""
-        keys, values = self._filled(n_positions)
-        if len(payload) != keys.nbytes + values.nbytes:
-            return False
-        numbers = np.frombuffer(payload, dtype=keys.dtype)
-        keys[...] = numbers[: keys.size].reshape(keys.shape)
-        values[...] = numbers[keys.size :].reshape(values.shape)
-        return True
+    def filled(self, n_positions: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Views of the first `n_positions`."""
+        return self._keys[:, :, :n_positions], self._values[:, :, :n_positions]
 
     def close(self) -> None:
         """Make ggml forget it; a second call does nothing."""
@@ -69,6 +58,3 @@ class KvCache:
     def _tensor(self, type_id: int, array: npt.NDArray[Any]) -> int:
         new = self._c.ggml_new_tensor_3d if array.ndim == 3 else self._c.ggml_new_tensor_2d
         return self._pages.place(new(self._context, type_id, *reversed(array.shape)), array)
-
-    def _filled(self, n_positions: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        return self._keys[:, :, :n_positions], self._values[:, :, :n_positions]

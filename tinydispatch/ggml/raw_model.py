@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.bindings import KeyOverride
+from tinydispatch.ggml.cache import Cache
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.vocabulary import Vocabulary
@@ -22,20 +23,6 @@ class Part(Protocol):
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
-        ...
-
-
-class Cache(Part, Protocol):
-    """Keys and values of every layer; `item_bytes` a number."""
-
-    item_bytes: int
-
-    def read(self, n_positions: int) -> list[npt.NDArray[Any]]:
-        """What is kept of the first `n_positions`, as views."""
-        ...
-
-    def write(self, payload: memoryview, n_positions: int) -> bool:
-        """Put back the numbers that `read` gave; False when that is not as long as it should be."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinydispatch.ggml.cache import Cache
 from tinydispatch.native.bindings import KEY_BLOCK
 
 _ITEM_BYTES = 2
@@ -30,7 +31,7 @@ def zeroed(dtype: npt.DTypeLike, *lengths: int, is_large: bool = False) -> npt.N
     return np.frombuffer(memory, dtype=found, count=count).reshape(lengths)
 
 
-class NativeCache:
+class NativeCache(Cache):
     """Keys (layer, head, block, D, `KEY_BLOCK`) and values (layer, head, position, D) in 16-bit floats.
 
     Raises:
@@ -48,23 +49,9 @@ class NativeCache:
         """What a cache of that size takes."""
         return 2 * n_layers * n_heads * head_width * n_cells * _ITEM_BYTES
 
-    def read(self, n_positions: int) -> list[npt.NDArray[Any]]:
-        """Keys, in whole blocks, then values, of the first `n_positions`, a view for each layer."""
-        keys, values = self._filled(n_positions)
-        return [*keys, *values]
-
-    def write(self, payload: memoryview, n_positions: int) -> bool:
-        """Put back the numbers that `read` gave; False when that is not as long as it should be."""
-        keys, values = self._filled(n_positions)
-        if len(payload) != keys.nbytes + values.nbytes:
-            return False
-        numbers = np.frombuffer(payload, dtype=keys.dtype)
-        keys[...] = numbers[: keys.size].reshape(keys.shape)
-        values[...] = numbers[keys.size :].reshape(values.shape)
-        return True
-
     def close(self) -> None:
         """Nothing of it belongs to anybody else."""
 
-    def _filled(self, n_positions: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def filled(self, n_positions: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Views of the first `n_positions`, of the keys in whole blocks."""
         return self.keys[:, :, : -(-n_positions // KEY_BLOCK)], self.values[:, :, :n_positions]
