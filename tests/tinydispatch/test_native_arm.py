@@ -69,7 +69,10 @@ class Emulated:
         def address_of(tensor: TensorInfo) -> int:
             return start + tensor.offset
 
-        return SimpleNamespace(address_of=address_of, give_back=lambda _: None, close=lambda: None)
+        def nothing() -> None:
+            pass
+
+        return SimpleNamespace(address_of=address_of, give_back=lambda _: None, give_back_all=nothing, close=nothing)
 
     def tinydispatch_pack(self, *arguments: int) -> None:
         self._run("pack", *arguments)

@@ -10,7 +10,8 @@
 
 /* Bytes of a block in the file. */
 enum { Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
-/* Bytes that a tile's scales take for each of its rows: of a block, and of 256 numbers. */
+/* Bytes that a tile takes for each of its rows and blocks. */
+enum { Q8_0_QUANTS = 32, Q4_K_QUANTS = 128, Q6_K_QUANTS = 192 };
 enum { Q8_0_SCALES = 2, Q4_K_SCALES = 2 + 2 + 8 + 8, Q6_K_SCALES = 2 + 16 };
 
 /* Where an input's weight lies, of 16 or more inputs of a tile. */
@@ -43,16 +44,20 @@ static void pack_q4_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
     }
 }
 
-/* Q6_K. Quants: numbers of 8 bits. Scales: a 16-bit float for all, then for each 16 inputs a scale of each row. */
+/* Q6_K. Quants: of each 64 inputs four parts of 16; the low halves of two parts share bytes, and the upper two bits of all
+ * four. Scales: a 16-bit float for all, then for each 16 inputs a scale of each row. */
 static void pack_q6_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
     const uint8_t *low = block, *high = block + 128, *packed = block + 192;
     memcpy(scales + 2 * lane, block + 208, 2);
     for (int part = 0; part < SUPER_BLOCK / 16; part++) scales[(2 + part) * LANES + lane] = packed[part];
     for (int i = 0; i < SUPER_BLOCK; i++) {
-        const int half = i / 128, quarter = i % 128 / 32, j = i % 32;
+        const int half = i / 128, quarter = i % 128 / 32, j = i % 32, part = i % 64 / 16;
         const uint8_t four = low[half * 64 + quarter % 2 * 32 + j] >> quarter / 2 * 4 & 15;
         const uint8_t two = high[half * 32 + j] >> quarter * 2 & 3;
-        quants[place(i, lane)] = (uint8_t)((four | two << 4) - 32) ^ WEIGHT_FLIP;
+        uint8_t *to = quants + i / 64 * 48 * LANES + place(i % 16, lane), *lows = to + part / 2 * 16 * LANES;
+        uint8_t *highs = to + 32 * LANES;
+        *lows = part % 2 ? *lows | four << 4 : four;
+        *highs = part ? *highs | two << 2 * part : two;
     }
 }
 
@@ -61,7 +66,7 @@ static void pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out,
     const int is_long = type != TYPE_Q8_0;
     const int64_t n_blocks = n_in / (is_long ? SUPER_BLOCK : BLOCK);
     const int64_t block_bytes = type == TYPE_Q8_0 ? Q8_0_BYTES : type == TYPE_Q4_K ? Q4_K_BYTES : Q6_K_BYTES;
-    const int64_t quant_bytes = type == TYPE_Q8_0 ? BLOCK : type == TYPE_Q4_K ? SUPER_BLOCK / 2 : SUPER_BLOCK;
+    const int64_t quant_bytes = type == TYPE_Q8_0 ? Q8_0_QUANTS : type == TYPE_Q4_K ? Q4_K_QUANTS : Q6_K_QUANTS;
     const int64_t scale_bytes = type == TYPE_Q8_0 ? Q8_0_SCALES : type == TYPE_Q4_K ? Q4_K_SCALES : Q6_K_SCALES;
     for (int64_t first = 0; first < n_out; first += LANES) {
         const int64_t n_lanes = n_out - first < LANES ? n_out - first : LANES;

@@ -47,16 +47,6 @@ INLINE void fetch(const uint8_t *from, int n_bytes) {
     for (int i = 0; i < n_bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-/* Products of `n_inputs` inputs, from `start` of the cursor's, added to those of n rows. */
-INLINE void add_inputs(Cursor c, const int n, int start, const int n_inputs, Ints *products) {
-#pragma GCC unroll 8
-    for (int step = 0; step < n_inputs; step += STEP) {
-        const Bytes w = load_bytes(c.weights + step * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < n; r++) products[r] = add_products(products[r], w, c.quants + r * c.n_in + start + step);
-    }
-}
-
 INLINE void add_q8_0(Cursor c, const int n, Floats *sums) {
     Ints products[MAX_ROWS];
 #pragma GCC unroll 8
@@ -64,7 +54,12 @@ INLINE void add_q8_0(Cursor c, const int n, Floats *sums) {
         const int32_t *halves = c.row_sums + r * c.n_in / (BLOCK / 2);
         products[r] = initial_sum(halves[0] + halves[1]);
     }
-    add_inputs(c, n, 0, BLOCK, products);
+#pragma GCC unroll 8
+    for (int step = 0; step < BLOCK; step += STEP) {
+        const Bytes w = load_bytes(c.weights + step * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++) products[r] = add_products(products[r], w, c.quants + r * c.n_in + step);
+    }
     const Floats scale = load_halves((const uint16_t *)c.scales);
 #pragma GCC unroll 8
     for (int r = 0; r < n; r++)
@@ -81,7 +76,7 @@ INLINE void add_q4_k(Cursor c, const int n, Floats *sums) {
 #pragma GCC unroll 8
         for (int step = 0; step < BLOCK / 2; step += STEP) {
             const Bytes w = load_bytes(c.weights + (part * BLOCK / 2 + step) * LANES);
-            const Bytes low = low_nibbles(w), high = high_nibbles(w);
+            const Bytes low = bits(w, 0, 15), high = bits(w, 4, 15);
 #pragma GCC unroll 8
             for (int r = 0; r < n; r++) {
                 const int8_t *x = c.quants + r * c.n_in + part * BLOCK + step;
@@ -100,17 +95,36 @@ INLINE void add_q4_k(Cursor c, const int n, Floats *sums) {
     }
 }
 
-INLINE void add_q6_k(Cursor c, const int n, Floats *sums) {
-    const Floats scales = load_halves((const uint16_t *)c.scales);
-    for (int part = 0; part < SUPER_BLOCK / 16; part++, c.weights += 16 * LANES) {
-        Ints products[MAX_ROWS];
+/* One part of 16 inputs among four. */
+INLINE void add_q6_k_part(Cursor c, const int n, const int part, Floats scales, Floats *sums) {
+    Ints products[MAX_ROWS];
 #pragma GCC unroll 8
-        for (int r = 0; r < n; r++) products[r] = initial_sum(c.row_sums[r * c.n_in / 16 + part]);
-        add_inputs(c, n, part * 16, 16, products);
-        const Floats scale = scales * load_small((const int8_t *)c.scales + (2 + part) * LANES);
+    for (int r = 0; r < n; r++) products[r] = (Ints){0} - 32 * c.row_sums[r * c.n_in / 16 + part];
+#pragma GCC unroll 8
+    for (int step = 0; step < 16; step += STEP) {
+        const Bytes low = load_bytes(c.weights + (part / 2 * 16 + step) * LANES);
+        const Bytes high = load_bytes(c.weights + (32 + step) * LANES);
+        const Bytes w = either(bits(low, part % 2 * 4, 15), bits(high, 2 * part - 4, 48));
 #pragma GCC unroll 8
         for (int r = 0; r < n; r++)
-            sums[r] += __builtin_convertvector(products[r], Floats) * (scale * c.row_scales[r * c.n_in / BLOCK + part / 2]);
+            products[r] = add_products(products[r], w, c.quants + r * c.n_in + part * 16 + step);
+    }
+    const Floats scale = scales * load_small((const int8_t *)c.scales + part * LANES);
+#pragma GCC unroll 8
+    for (int r = 0; r < n; r++)
+        sums[r] += __builtin_convertvector(products[r], Floats) * (scale * c.row_scales[r * c.n_in / BLOCK + part / 2]);
+}
+
+INLINE void add_q6_k(Cursor c, const int n, Floats *sums) {
+    const Floats scales = load_halves((const uint16_t *)c.scales);
+    c.scales += 2 * LANES;
+    for (int inputs = 0; inputs < SUPER_BLOCK; inputs += 64) {
+        add_q6_k_part(c, n, 0, scales, sums);
+        add_q6_k_part(c, n, 1, scales, sums);
+        add_q6_k_part(c, n, 2, scales, sums);
+        add_q6_k_part(c, n, 3, scales, sums);
+        c.weights += 48 * LANES, c.scales += 4 * LANES;
+        c.quants += 64, c.row_scales += 2, c.row_sums += 4;
     }
 }
 
@@ -118,7 +132,7 @@ INLINE void add_q6_k(Cursor c, const int n, Floats *sums) {
 INLINE void multiply_tile(const Matrix *m, const int type, int64_t tile, Quantized x, int64_t row, const int n,
                           int fetches, Floats *out) {
     const int inputs = type == TYPE_Q8_0 ? BLOCK : SUPER_BLOCK;
-    const int quant_bytes = (type == TYPE_Q4_K ? inputs / 2 : inputs) * LANES;
+    const int quant_bytes = (type == TYPE_Q8_0 ? Q8_0_QUANTS : type == TYPE_Q4_K ? Q4_K_QUANTS : Q6_K_QUANTS) * LANES;
     const int scale_bytes = (type == TYPE_Q8_0 ? Q8_0_SCALES : type == TYPE_Q4_K ? Q4_K_SCALES : Q6_K_SCALES) * LANES;
     const int64_t n_blocks = m->n_in / inputs, first = row * m->n_in;
     Cursor c = {m->quants + tile * n_blocks * quant_bytes, m->scales + tile * n_blocks * scale_bytes, x.quants + first,

@@ -41,16 +41,18 @@ INLINE Floats load_small(const int8_t *p) {
     return (Floats){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
 }
 
-INLINE Bytes low_nibbles(Bytes x) {
+INLINE Bytes bits(Bytes x, const int shift, const char mask) {
 #pragma GCC unroll 4
-    for (int i = 0; i < STEP / 4; i++) x.fours[i] = vandq_s8(x.fours[i], vdupq_n_s8(15));
+    for (int i = 0; i < STEP / 4; i++) {
+        const uint8x16_t shifted = vshlq_u8(vreinterpretq_u8_s8(x.fours[i]), vdupq_n_s8((int8_t)-shift));
+        x.fours[i] = vreinterpretq_s8_u8(vandq_u8(shifted, vdupq_n_u8((uint8_t)mask)));
+    }
     return x;
 }
 
-INLINE Bytes high_nibbles(Bytes x) {
+INLINE Bytes either(Bytes x, Bytes y) {
 #pragma GCC unroll 4
-    for (int i = 0; i < STEP / 4; i++)
-        x.fours[i] = vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(x.fours[i]), 4));
+    for (int i = 0; i < STEP / 4; i++) x.fours[i] = vorrq_s8(x.fours[i], y.fours[i]);
     return x;
 }
 

@@ -42,9 +42,12 @@ INLINE Floats load_small(const int8_t *p) {
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
-INLINE Bytes low_nibbles(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+INLINE Bytes bits(Bytes x, const int shift, const char mask) {
+    x = shift < 0 ? _mm512_slli_epi16(x, -shift) : _mm512_srli_epi16(x, shift);
+    return _mm512_and_si512(x, _mm512_set1_epi8(mask));
+}
 
-INLINE Bytes high_nibbles(Bytes x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+INLINE Bytes either(Bytes x, Bytes y) { return _mm512_or_si512(x, y); }
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
@@ -83,9 +86,12 @@ INLINE Floats load_small(const int8_t *p) {
     return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-INLINE Bytes low_nibbles(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+INLINE Bytes bits(Bytes x, const int shift, const char mask) {
+    x = shift < 0 ? _mm256_slli_epi16(x, -shift) : _mm256_srli_epi16(x, shift);
+    return _mm256_and_si256(x, _mm256_set1_epi8(mask));
+}
 
-INLINE Bytes high_nibbles(Bytes x) { return low_nibbles(_mm256_srli_epi16(x, 4)); }
+INLINE Bytes either(Bytes x, Bytes y) { return _mm256_or_si256(x, y); }
 
 #else
 #error "needs AVX-512 VNNI, or AVX2 with FMA and F16C"

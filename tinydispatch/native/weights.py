@@ -1,7 +1,8 @@
-"""A file's tensors as decoder.h has them: matrices laid out anew, the rest as it lies in the mapped file."""
+"""A file's tensors as decoder.h has them: matrices laid out anew, vectors copied, tables as they lie in the file."""
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,12 @@ _FILE_NAMES = {
     "down": "ffn_down",
 }
 # Bytes of numbers, and of scales, that 256 weights of a row take.
-_PACKED = {GGML_TYPE_Q8_0: (256, 16), GGML_TYPE_Q4_K: (128, 20), GGML_TYPE_Q6_K: (256, 18)}
+_PACKED = {GGML_TYPE_Q8_0: (256, 16), GGML_TYPE_Q4_K: (128, 20), GGML_TYPE_Q6_K: (192, 18)}
 _LINE = 64
 
 
 class NativeWeights:
-    """The matrices of a file in the decoder's layout, and the file for everything else.
+    """The weights of a file in the decoder's layout, and the file for rows that are looked up.
 
     A matrix's pages of the file are given back when it is laid out, so that it is in memory once.
     """
@@ -43,6 +44,8 @@ class NativeWeights:
         self._library, self._ggml = library, ggml
         self._file = MappedFile(header, is_kept=False)
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
+        self._vectors = zeroed(np.float32, sum(_length(tensor) for tensor in header.tensors))
+        self._n_copied = 0
         self._packed = zeroed(np.uint8, self.n_bytes(header), is_large=True)
         self._used = 0
 
@@ -62,6 +65,7 @@ class NativeWeights:
         decoder.project_in, decoder.project_out = self._matrix("project_in"), self._matrix("project_out")
         decoder.final_norm = self._norm("output_norm")
         decoder.head = self._matrix("output" if "output.weight" in self._tensors else "token_embd")
+        self._file.give_back_all()
 
     def _fill_layer(self, layer: Layer, prefix: str, norms: tuple[str, str]) -> None:
         layer.attention_norm, layer.feed_forward_norm = (self._norm(prefix + name) for name in norms)
@@ -69,12 +73,17 @@ class NativeWeights:
         for name in LAYER_MATRICES:
             setattr(layer, name, self._matrix(prefix + _FILE_NAMES[name]))
 
-    def _address(self, name: str) -> int | None:
+    def _vector(self, name: str) -> int | None:
         tensor = self._tensors.get(name)
-        return None if tensor is None else self._file.address_of(tensor)
+        if tensor is None:
+            return None
+        copy = self._vectors[self._n_copied : self._n_copied + _length(tensor)]
+        self._n_copied += len(copy)
+        ctypes.memmove(copy.ctypes.data, self._file.address_of(tensor), copy.nbytes)
+        return copy.ctypes.data
 
     def _norm(self, name: str) -> Norm:
-        return Norm(self._address(f"{name}.weight"), self._address(f"{name}.bias"))
+        return Norm(self._vector(f"{name}.weight"), self._vector(f"{name}.bias"))
 
     def table(self, name: str) -> RowTable | None:
         """The rows of `token_embd` or `position_embd`."""
@@ -92,7 +101,12 @@ class NativeWeights:
         self._library.c.tinydispatch_pack(tensor.type_id, address, n_in, n_out, quants, scales)
         self._used += _packed_bytes(tensor)
         self._file.give_back(tensor)
-        return Matrix(quants, scales, self._address(f"{name}.bias"), n_in, n_out, tensor.type_id)
+        return Matrix(quants, scales, self._vector(f"{name}.bias"), n_in, n_out, tensor.type_id)
+
+
+def _length(tensor: TensorInfo) -> int:
+    """How many numbers a vector has; none for matrices."""
+    return tensor.shape[0] if len(tensor.shape) == 1 else 0
 
 
 def _packed_bytes(tensor: TensorInfo) -> int:
