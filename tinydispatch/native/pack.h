@@ -1,7 +1,7 @@
 /* Matrices as product.h multiplies by them, from rows of a GGUF file.
  *
- * LANES rows are a tile. Of a tile, four inputs of each row lie together, then the next four: `place` says where. What the
- * last tile has no rows for stays zero, scales included.
+ * LANES rows are a tile. Of a tile, four inputs of each row lie together, then the next four. What the last
+ * tile has no rows for stays zero, scales included.
  */
 #pragma once
 
@@ -14,13 +14,26 @@ enum { Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
 enum { Q8_0_QUANTS = 32, Q4_K_QUANTS = 128, Q6_K_QUANTS = 192 };
 enum { Q8_0_SCALES = 2, Q4_K_SCALES = 2 + 2 + 8 + 8, Q6_K_SCALES = 2 + 16 };
 
-/* Where an input's weight lies, of 16 or more inputs of a tile. */
-INLINE int64_t place(int64_t input, int64_t lane) { return (input / 4 * LANES + lane) * 4 + input % 4; }
+/* Four bytes at once, of which each is one input's. */
+INLINE uint32_t load_four(const uint8_t *p) {
+    uint32_t x;
+    memcpy(&x, p, 4);
+    return x;
+}
+
+/* Where four inputs' weights lie, from a multiple of four on. */
+INLINE uint8_t *place(uint8_t *quants, int64_t input, int64_t lane) { return quants + (input / 4 * LANES + lane) * 4; }
+
+INLINE void put_four(uint8_t *p, uint32_t x) { memcpy(p, &x, 4); }
+
+/* A byte, four times. */
+INLINE uint32_t four_of(uint8_t x) { return x * 0x01010101u; }
 
 /* Q8_0. Quants: the numbers. Scales: 16-bit floats, one for each row. */
 static void pack_q8_0(const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
     memcpy(scales + 2 * lane, block, 2);
-    for (int i = 0; i < BLOCK; i++) quants[place(i, lane)] = block[2 + i] ^ WEIGHT_FLIP;
+    for (int i = 0; i < BLOCK; i += 4)
+        put_four(place(quants, i, lane), load_four(block + 2 + i) ^ four_of(WEIGHT_FLIP));
 }
 
 /* Q4_K. Quants: of each 32 inputs the first 16 in the low halves of bytes, the others in the high ones. Scales: 16-bit
@@ -37,9 +50,10 @@ static void pack_q4_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
         scales[(5 + 2 * part) * LANES + lane] = minimum;
         const uint8_t *from = numbers + part / 2 * BLOCK;
         uint8_t *to = quants + part * BLOCK / 2 * LANES;
-        for (int i = 0; i < BLOCK / 2; i++) {
-            const uint8_t one = from[i] >> part % 2 * 4 & 15, other = from[i + BLOCK / 2] >> part % 2 * 4 & 15;
-            to[place(i, lane)] = one | other << 4;
+        for (int i = 0; i < BLOCK / 2; i += 4) {
+            const uint32_t one = load_four(from + i) >> part % 2 * 4 & four_of(15);
+            const uint32_t other = load_four(from + i + BLOCK / 2) >> part % 2 * 4 & four_of(15);
+            put_four(place(to, i, lane), one | other << 4);
         }
     }
 }
@@ -50,14 +64,14 @@ static void pack_q6_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
     const uint8_t *low = block, *high = block + 128, *packed = block + 192;
     memcpy(scales + 2 * lane, block + 208, 2);
     for (int part = 0; part < SUPER_BLOCK / 16; part++) scales[(2 + part) * LANES + lane] = packed[part];
-    for (int i = 0; i < SUPER_BLOCK; i++) {
+    for (int i = 0; i < SUPER_BLOCK; i += 4) {
         const int half = i / 128, quarter = i % 128 / 32, j = i % 32, part = i % 64 / 16;
-        const uint8_t four = low[half * 64 + quarter % 2 * 32 + j] >> quarter / 2 * 4 & 15;
-        const uint8_t two = high[half * 32 + j] >> quarter * 2 & 3;
-        uint8_t *to = quants + i / 64 * 48 * LANES + place(i % 16, lane), *lows = to + part / 2 * 16 * LANES;
-        uint8_t *highs = to + 32 * LANES;
-        *lows = part % 2 ? *lows | four << 4 : four;
-        *highs = part ? *highs | two << 2 * part : two;
+        const uint32_t four = load_four(low + half * 64 + quarter % 2 * 32 + j) >> quarter / 2 * 4 & four_of(15);
+        const uint32_t two = load_four(high + half * 32 + j) >> quarter * 2 & four_of(3);
+        uint8_t *to = place(quants + i / 64 * 48 * LANES, i % 16, lane);
+        uint8_t *lows = to + part / 2 * 16 * LANES, *highs = to + 32 * LANES;
+        put_four(lows, part % 2 ? load_four(lows) | four << 4 : four);
+        put_four(highs, part ? load_four(highs) | two << 2 * part : two);
     }
 }
 
