@@ -33,7 +33,7 @@ static void compute(const uint64_t *arguments) {
     Decoder decoder = *(const Decoder *)arguments[0];
     move_pointers(&decoder, sizeof decoder);
     move_pointers(decoder.layers, (size_t)decoder.n_layers * sizeof(Layer));
-    decoder.pool = decoder.n_threads > 1 ? tinydispatch_start_threads(decoder.n_threads) : NULL;
+    decoder.pool = decoder.n_threads > 1 ? tinydispatch_start_threads(decoder.n_threads, decoder.n_layers) : NULL;
     tinydispatch_compute(&decoder, (int64_t)arguments[1], (int64_t)arguments[2], (int64_t)arguments[3],
                          (float *)arguments[4]);
     if (decoder.pool) tinydispatch_stop_threads(decoder.pool);

@@ -90,7 +90,7 @@ class Emulated:
         ctypes.memmove(out, address, len(logits))
         self._used = used
 
-    def tinydispatch_start_threads(self, _: int) -> int:
+    def tinydispatch_start_threads(self, *_: int) -> int:
         return 1  # each process starts its own
 
     def tinydispatch_stop_threads(self, _: int) -> None:

@@ -9,7 +9,7 @@
 #include <math.h>
 
 #include "decoder.h"
-#include "simd.h"
+#include "threads.h"
 
 /* Vectors of a block's keys; and of a value's numbers, that are summed side by side for MAX_ROWS queries, and at most.
  * For fewer queries more is taken side by side: a single sum would wait for itself at every step. */
@@ -113,14 +113,14 @@ INLINE void attend_few(const Decoder *d, const Layer *layer, int64_t head, const
     }
 }
 
-/* A thread's share of attention for rows [start, n) at positions from `first`: `attended` from `query`. */
-static void attend(const Decoder *d, const Layer *layer, int64_t start, int64_t n, int64_t first, int thread) {
+/* Attention for rows [start, n) at positions from `first`: `attended` from `query`, a few queries of one head a piece. */
+static void attend(const Decoder *d, const Layer *layer, int64_t start, int64_t n, int64_t first, Worker *w) {
     const int64_t group = d->n_heads / d->n_key_heads, n_queries = (n - start) * group;
     const int64_t stride = d->n_heads * d->head_width, n_chunks = (n_queries + MAX_ROWS - 1) / MAX_ROWS;
-    float *scores = d->scores + (int64_t)thread * MAX_ROWS * d->n_cells;
-    for (int64_t task = thread; task < n_chunks * d->n_key_heads; task += d->n_threads) {
-        const int64_t head = task / n_chunks, stop = (task % n_chunks + 1) * MAX_ROWS;
-        int64_t i = task % n_chunks * MAX_ROWS;
+    float *scores = d->scores + (int64_t)w->thread * MAX_ROWS * d->n_cells;
+    FOR_PIECES(w, piece, n_chunks * d->n_key_heads) {
+        const int64_t head = piece / n_chunks, stop = (piece % n_chunks + 1) * MAX_ROWS;
+        int64_t i = piece % n_chunks * MAX_ROWS;
         const int64_t end = stop < n_queries ? stop : n_queries;
         while (i < end) {
             const float *queries[MAX_ROWS];
@@ -139,4 +139,6 @@ static void attend(const Decoder *d, const Layer *layer, int64_t start, int64_t 
             i += count;
         }
     }
+    leave(w, n_chunks * d->n_key_heads);
+    meet(w);
 }

@@ -75,7 +75,7 @@ class Decoder(c.Structure):
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "tinydispatch_sizes": (None, (c.POINTER(c.c_int64),)),
     "tinydispatch_pack": (None, (c.c_int64, _Pointer, c.c_int64, c.c_int64, _Pointer, _Pointer)),
-    "tinydispatch_start_threads": (_Pointer, (c.c_int32,)),
+    "tinydispatch_start_threads": (_Pointer, (c.c_int32, c.c_int32)),
     "tinydispatch_stop_threads": (None, (_Pointer,)),
     "tinydispatch_compute": (None, (c.POINTER(Decoder), c.c_int64, c.c_int64, c.c_int64, _Pointer)),
 }

@@ -1,7 +1,7 @@
 /* A decoder's forward pass on quantized weights: Qwen3's and OPT's layers, in whatever sizes and numbers of threads.
  *
- * All threads run `compute_batch`, each its share of every step, and meet at a barrier after each. T ids come in, R of
- * them with logits: after the last layer's keys and values only those R rows are computed.
+ * All threads run `compute_batch`, phase by phase; threads.h says how they share them. T ids come in, R of them with
+ * logits: after the last layer's keys and values only those R rows are computed.
  */
 #include "attention.h"
 #include "decoder.h"
@@ -15,36 +15,49 @@ typedef struct {
     float *logits;
 } Batch;
 
-/* Rows [start, stop) of a batch, and which of the threads this one is. */
+/* Rows [start, stop) of a batch, as one thread sees them. */
 typedef struct {
     const Decoder *d;
     int64_t start, stop;
-    int thread;
+    Worker *w;
 } Rows;
 
-#define FOR_OWN_ROWS(r, row) for (int64_t row = (r).start + (r).thread; row < (r).stop; row += (r).d->n_threads)
+/* Phases that a layer has at most, and those outside of layers. A matrix is multiplied by in so many pieces a thread. */
+enum { LAYER_PHASES = 15, OTHER_PHASES = 7, PIECES = 2 };
+
+#define FOR_ROWS(r, row) \
+    FOR_PIECES((r).w, row##_piece, (r).stop - (r).start) \
+    for (int64_t row = (r).start + row##_piece, once = 1; once; once = 0)
+
+static void meet_rows(Rows r) {
+    leave(r.w, r.stop - r.start);
+    meet(r.w);
+}
 
 /* Norm rows of `x` in place, where there is a norm; then round them. */
 static void prepare(Rows r, const Norm *its_norm, int is_in_place, float *x, int64_t width) {
-    FOR_OWN_ROWS(r, row) {
+    FOR_ROWS(r, row) {
         float *from = x + row * width, *to = is_in_place ? from : r.d->hidden + row * width;
         if (its_norm && its_norm->weight) norm(*its_norm, r.d->is_rms, r.d->epsilon, from, width, to);
         else to = from;
         quantize(to, width, row, r.d->input);
     }
-    barrier(r.d->pool);
+    meet_rows(r);
 }
 
 static void norm_stream(Rows r, Norm its_norm) {
-    FOR_OWN_ROWS(r, row) {
+    FOR_ROWS(r, row) {
         float *x = r.d->stream + row * r.d->width;
         norm(its_norm, r.d->is_rms, r.d->epsilon, x, r.d->width, x);
     }
-    barrier(r.d->pool);
+    meet_rows(r);
 }
 
+/* Not waited for: what reads `out` has to `meet` first. */
 static void product(Rows r, const Matrix *m, int adds, float *out) {
-    multiply(m, r.d->input, r.start, r.stop, adds, out, r.thread, r.d->n_threads);
+    const int64_t n_pieces = r.w->pool ? PIECES * r.d->n_threads : 1;
+    FOR_PIECES(r.w, piece, n_pieces) multiply(m, r.d->input, r.start, r.stop, adds, out, piece, n_pieces);
+    leave(r.w, n_pieces);
 }
 
 static void embed(Rows r) {
@@ -52,15 +65,15 @@ static void embed(Rows r) {
     if (d->project_in.quants) {
         prepare(r, NULL, 1, d->embedded, d->embedding_width);
         product(r, &d->project_in, 0, d->stream);
-        barrier(d->pool);
+        meet(r.w);
     }
-    FOR_OWN_ROWS(r, row) {
+    FOR_ROWS(r, row) {
         const int64_t start = row * d->width;
         if (!d->project_in.quants) memcpy(d->stream + start, d->embedded + start, (size_t)d->width * sizeof(float));
         if (d->placed)
             for (int64_t i = 0; i < d->width; i++) d->stream[start + i] += d->placed[start + i];
     }
-    barrier(d->pool);
+    meet_rows(r);
 }
 
 /* Norm and turn queries and keys, and write the new keys and values to the cache. */
@@ -68,7 +81,7 @@ static void place_heads(Rows r, const Layer *layer, int64_t first) {
     const Decoder *d = r.d;
     const int64_t width = d->head_width;
     const float scale = 1.0f / sqrtf((float)width);
-    FOR_OWN_ROWS(r, row) {
+    FOR_ROWS(r, row) {
         for (int64_t head = 0; head < d->n_heads; head++) {
             float *query = d->query + (row * d->n_heads + head) * width;
             if (layer->query_norm.weight) norm(layer->query_norm, 1, d->epsilon, query, width, query);
@@ -82,7 +95,7 @@ static void place_heads(Rows r, const Layer *layer, int64_t first) {
             store(d, layer, head, first + row, key, d->value + (row * d->n_key_heads + head) * width);
         }
     }
-    barrier(d->pool);
+    meet_rows(r);
 }
 
 static void feed_forward(Rows r, const Layer *layer) {
@@ -90,15 +103,15 @@ static void feed_forward(Rows r, const Layer *layer) {
     prepare(r, d->is_pre_norm ? &layer->feed_forward_norm : NULL, 0, d->stream, d->width);
     if (layer->gate.quants) product(r, &layer->gate, 0, d->gate);
     product(r, &layer->up, 0, d->hidden);
-    barrier(d->pool);
-    FOR_OWN_ROWS(r, row) {
+    meet(r.w);
+    FOR_ROWS(r, row) {
         float *hidden = d->hidden + row * d->feed_forward_width;
         activate(d->activation, d->gate + row * d->feed_forward_width, d->feed_forward_width, hidden);
         quantize(hidden, d->feed_forward_width, row, d->input);
     }
-    barrier(d->pool);
+    meet_rows(r);
     product(r, &layer->down, 1, d->stream);
-    barrier(d->pool);
+    meet(r.w);
     if (!d->is_pre_norm) norm_stream(r, layer->feed_forward_norm);
 }
 
@@ -108,14 +121,13 @@ static void attention(Rows r, const Layer *layer, const Batch *b, int is_last) {
     product(r, &layer->query, 0, d->query);
     product(r, &layer->key, 0, d->key);
     product(r, &layer->value, 0, d->value);
-    barrier(d->pool);
+    meet(r.w);
     place_heads(r, layer, b->first);
     if (is_last) r.start = b->n_ids - b->n_outputs;
-    attend(d, layer, r.start, b->n_ids, b->first, r.thread);
-    barrier(d->pool);
+    attend(d, layer, r.start, b->n_ids, b->first, r.w);
     prepare(r, NULL, 1, d->attended, d->n_heads * d->head_width);
     product(r, &layer->output, 1, d->stream);
-    barrier(d->pool);
+    meet(r.w);
     if (!d->is_pre_norm) norm_stream(r, layer->attention_norm);
 }
 
@@ -124,17 +136,18 @@ static void outputs(Rows r, const Batch *b) {
     prepare(r, &d->final_norm, 0, d->stream, d->width);
     if (d->project_out.quants) {
         product(r, &d->project_out, 0, d->hidden);
-        barrier(d->pool);
+        meet(r.w);
         prepare(r, NULL, 1, d->hidden, d->project_out.n_out);
     }
     /* Rows of logits are counted from the first output. */
     product(r, &d->head, 0, b->logits - r.start * d->head.n_out);
+    meet(r.w);
 }
 
-static void compute_batch(void *argument, int thread) {
+static void compute_batch(void *argument, Worker *worker) {
     const Batch *b = argument;
     const Decoder *d = b->decoder;
-    Rows r = {d, 0, b->n_ids, thread};
+    Rows r = {d, 0, b->n_ids, worker};
     embed(r);
     for (int32_t i = 0; i < d->n_layers; i++) {
         const int is_last = i == d->n_layers - 1;
@@ -159,7 +172,9 @@ void tinydispatch_pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t 
     pack(type, rows, n_in, n_out, quants, scales);
 }
 
-void *tinydispatch_start_threads(int32_t n_threads) { return start_pool(n_threads); }
+void *tinydispatch_start_threads(int32_t n_threads, int32_t n_layers) {
+    return start_pool(n_threads, n_layers * LAYER_PHASES + OTHER_PHASES);
+}
 
 void tinydispatch_stop_threads(void *pool) { stop_pool(pool); }
 

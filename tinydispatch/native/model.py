@@ -104,7 +104,7 @@ class NativeModel(RawModel):
             setattr(decoder, name, array.ctypes.data)
         self._decoder = decoder
         if threads > 1:
-            decoder.pool = self._native.c.tinydispatch_start_threads(threads)
+            decoder.pool = self._native.c.tinydispatch_start_threads(threads, shape.n_layers)
             if not decoder.pool:
                 raise ComputeError(f"{self.path}: the system starts no {threads} threads")
 

@@ -168,11 +168,10 @@ INLINE void finish_tile(const Matrix *m, int64_t tile, int64_t row, int n, int a
     }
 }
 
-/* A thread's share of `out` = W x for rows [start, stop), or `out` += W x. `out` has n_out numbers a row. */
+/* `out` = W x for rows [start, stop), or `out` += W x, by tiles [first, last). `out` has n_out numbers a row. */
 INLINE void multiply_type(const Matrix *m, const int type, Quantized x, int64_t start, int64_t stop, int adds,
-                          float *out, int thread, int n_threads) {
-    const int64_t n_tiles = (m->n_out + LANES - 1) / LANES, last = n_tiles * (thread + 1) / n_threads;
-    for (int64_t tile = n_tiles * thread / n_threads; tile < last; tile++) {
+                          float *out, int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; tile++) {
         Floats sums[MAX_ROWS];
         for (int64_t row = start, n; row < stop; row += n) {
             const int64_t left = stop - row;
@@ -186,9 +185,12 @@ INLINE void multiply_type(const Matrix *m, const int type, Quantized x, int64_t 
     }
 }
 
-static void multiply(const Matrix *m, Quantized x, int64_t start, int64_t stop, int adds, float *out, int thread,
-                     int n_threads) {
-    if (m->type == TYPE_Q8_0) multiply_type(m, TYPE_Q8_0, x, start, stop, adds, out, thread, n_threads);
-    else if (m->type == TYPE_Q4_K) multiply_type(m, TYPE_Q4_K, x, start, stop, adds, out, thread, n_threads);
-    else multiply_type(m, TYPE_Q6_K, x, start, stop, adds, out, thread, n_threads);
+/* The same for one of `n_pieces` pieces of the matrix. */
+static void multiply(const Matrix *m, Quantized x, int64_t start, int64_t stop, int adds, float *out, int64_t piece,
+                     int64_t n_pieces) {
+    const int64_t n_tiles = (m->n_out + LANES - 1) / LANES;
+    const int64_t first = n_tiles * piece / n_pieces, last = n_tiles * (piece + 1) / n_pieces;
+    if (m->type == TYPE_Q8_0) multiply_type(m, TYPE_Q8_0, x, start, stop, adds, out, first, last);
+    else if (m->type == TYPE_Q4_K) multiply_type(m, TYPE_Q4_K, x, start, stop, adds, out, first, last);
+    else multiply_type(m, TYPE_Q6_K, x, start, stop, adds, out, first, last);
 }
