@@ -127,6 +127,20 @@ def test_a_packaged_library_that_does_not_load_here_is_compiled_anew(
 
 
 @_needs_compiler
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_code_that_others_may_have_written_is_not_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    assert _HERE is not None
+    found = find_native()
+    assert found is not None
+    (found.path if place == "file" else found.path.parent).chmod(0o777)
+    monkeypatch.setattr(library, "_loaded", {})
+    assert find_native() is None
+    assert "belongs to another user, or all may write to it" in caplog.text
+
+
+@_needs_compiler
 def test_a_library_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _HERE is not None
     good = find_native()

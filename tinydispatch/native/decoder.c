@@ -25,6 +25,7 @@ typedef struct {
 /* Phases that a layer has at most, and those outside of layers. A matrix is multiplied by in so many pieces a thread. */
 enum { LAYER_PHASES = 15, OTHER_PHASES = 7, PIECES = 2 };
 
+/* The outer loop takes a piece, the inner one runs once and names its row. */
 #define FOR_ROWS(r, row) \
     FOR_PIECES((r).w, row##_piece, (r).stop - (r).start) \
     for (int64_t row = (r).start + row##_piece, once = 1; once; once = 0)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -167,4 +168,15 @@ def _open(variant: Variant) -> NativeLibrary:
         raise NativeError(str(error)) from error
     if not cached.is_file():
         compile_variant(variant, cached)
+    for path in (cached.parent, cached):
+        _require_own(path)
     return NativeLibrary(cached, variant)
+
+
+def _require_own(path: Path) -> None:
+    """Code is run only where nobody else can have put it."""
+    status = path.stat()
+    if status.st_uid not in (0, os.getuid()) or status.st_mode & stat.S_IWOTH:
+        raise NativeError(
+            f"{path}: belongs to another user, or all may write to it; remove it or set TINYDISPATCH_CACHE"
+        )
