@@ -32,8 +32,9 @@ _WRONG: dict[str, tuple[str, str, _Change]] = {
 }
 
 
-# What eight bits round away hides the smallest of these mistakes; the same graph in 16 bits does not.
-_HIDDEN = {("a norm that is a tenth off", Quantization.Q8_0)}
+# What eight bits may round away (9 % of a deviation in random linear attention) hides the smallest of these mistakes;
+# the same graph in 16 bits does not.
+_HIDDEN = {(mistake, Quantization.Q8_0) for mistake in ("a norm that is a tenth off", "a bias that was forgotten")}
 
 
 @pytest.mark.parametrize("quantization", [Quantization.F16, pytest.param(Quantization.Q8_0, marks=pytest.mark.slow)])
