@@ -13,6 +13,7 @@ from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.memory import available_bytes, cache_bytes
 from tinydispatch.ggml.open import open_model
+from tinydispatch.native.library import find_native
 
 _FILES: dict[str, Callable[[], Path]] = {
     "llama": lambda: tiny_export().files[0].path,
@@ -26,6 +27,13 @@ def test_a_cache_that_does_not_fit_is_refused_in_words(kind: str, monkeypatch: p
     monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
     with pytest.raises(GgufError, match=r"a cache of 1024 positions takes .* MB, and 0 MB are free: lower n_ctx"):
         open_model(path, 1024)
+
+
+@pytest.mark.skipif(find_native() is None, reason="no native decoder for this processor, or no compiler")
+def test_where_the_weights_take_memory_too_the_way_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
+    with pytest.raises(GgufError, match=r"the weights and a cache of 1024 positions take .*TINYDISPATCH_NATIVE=off"):
+        open_model(tiny_export().files[1].path, 1024)
 
 
 def test_the_estimate_counts_keys_and_values_of_every_layer() -> None:

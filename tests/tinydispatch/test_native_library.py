@@ -69,7 +69,7 @@ def test_it_is_compiled_once_and_then_found(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(library, "compile_variant", lambda *_: pytest.fail("compiled again"))
     again = find_native()
     assert again is not None
-    assert (again.path, again.n_lanes) == (first.path, first.n_lanes)
+    assert again.path == first.path
 
 
 def test_another_source_is_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,8 +148,14 @@ def test_a_library_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(NativeError, match="cannot be loaded"):
         NativeLibrary(Path(__file__), _HERE)
     monkeypatch.setattr(library.bindings, "Layer", library.bindings.Matrix)
-    with pytest.raises(NativeError, match="structs of"):
+    with pytest.raises(NativeError, match="of other sizes"):
         NativeLibrary(good.path, _HERE)
+
+
+def test_a_variant_can_be_asked_for_by_name() -> None:
+    features = frozenset(_AVX512.split())
+    found = [best_variant(features, name) for name in ("", "avx512vnni", "avx2", "neon", "abacus")]
+    assert [variant.name if variant else None for variant in found] == ["avx512vnni", "avx512vnni", "avx2", None, None]
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,19 +20,20 @@ def available_bytes() -> int | None:
     return int(value[0]) * 1024 if len(value) == 2 and value[0].isdigit() else None
 
 
-def require_memory(path: Path, n_bytes: int, n_ctx: int) -> None:
+def require_memory(path: Path, n_bytes: int, n_ctx: int, *, has_weights: bool = False) -> None:
     """Check that a cache of `n_ctx` positions fits.
 
     Raises:
         GgufError: it does not; the message says what is needed and what is there.
     """
     available = available_bytes()
-    if available is not None and n_bytes > available:
-        raise GgufError(
-            path,
-            f"a cache of {n_ctx} positions takes {n_bytes / 1e6:.0f} MB, and {available / 1e6:.0f} MB are free: "
-            "lower n_ctx or free memory",
-        )
+    if available is None or n_bytes <= available:
+        return
+    what, remedy = f"a cache of {n_ctx} positions takes", "lower n_ctx or free memory"
+    if has_weights:
+        what = f"the weights and a cache of {n_ctx} positions take"
+        remedy += ", or set TINYDISPATCH_NATIVE=off, which leaves the weights in the file"
+    raise GgufError(path, f"{what} {n_bytes / 1e6:.0f} MB, and {available / 1e6:.0f} MB are free: {remedy}")
 
 
 def cache_bytes(header: GgufHeader, n_ctx: int, item_bytes: int) -> int:

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import ctypes as c
 from enum import IntEnum
+from typing import NamedTuple
 
-BLOCK, SUPER_BLOCK, KEY_BLOCK, MOST_ROWS = 32, 256, 16, 8
+from tinydispatch.ggml.bindings import GGML_TYPE_Q4_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0
+
+BLOCK, KEY_BLOCK, MOST_ROWS = 32, 16, 8
 # LANES of the widest processor.
 WIDEST = 16
 
 _Pointer = c.c_void_p
+
+
+class Format(NamedTuple):
+    """A row's block of one number format: its inputs, and the bytes that numbers and scales take when laid out."""
+
+    inputs: int
+    quant_bytes: int
+    scale_bytes: int
+
+
+# In the order in which `tinydispatch_sizes` gives them.
+FORMATS = {
+    GGML_TYPE_Q8_0: Format(32, 32, 2),
+    GGML_TYPE_Q4_K: Format(256, 128, 20),
+    GGML_TYPE_Q6_K: Format(256, 192, 18),
+}
 
 
 class Activation(IntEnum):
@@ -56,7 +75,7 @@ class Decoder(c.Structure):
     """The whole, with the memory for one batch."""
 
     _fields_ = (
-        *((name, c.c_int32) for name in ("n_layers", "n_heads", "n_key_heads", "n_cells", "max_ids", "n_threads")),
+        *((name, c.c_int32) for name in ("n_layers", "n_heads", "n_key_heads", "n_cells", "n_threads")),
         *((name, c.c_int32) for name in ("is_pre_norm", "is_rms", "activation")),
         ("epsilon", c.c_float),
         *((name, c.c_int64) for name in ("width", "embedding_width", "head_width", "feed_forward_width")),

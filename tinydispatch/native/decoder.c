@@ -116,16 +116,17 @@ static void feed_forward(Rows r, const Layer *layer) {
     if (!d->is_pre_norm) norm_stream(r, layer->feed_forward_norm);
 }
 
-static void attention(Rows r, const Layer *layer, const Batch *b, int is_last) {
+/* `kept` is the first row that goes on after keys and values are written. */
+static void attention(Rows r, const Layer *layer, int64_t first, int64_t kept) {
     const Decoder *d = r.d;
     prepare(r, d->is_pre_norm ? &layer->attention_norm : NULL, 0, d->stream, d->width);
     product(r, &layer->query, 0, d->query);
     product(r, &layer->key, 0, d->key);
     product(r, &layer->value, 0, d->value);
     meet(r.w);
-    place_heads(r, layer, b->first);
-    if (is_last) r.start = b->n_ids - b->n_outputs;
-    attend(d, layer, r.start, b->n_ids, b->first, r.w);
+    place_heads(r, layer, first);
+    r.start = kept;
+    attend(d, layer, r.start, r.stop, first, r.w);
     prepare(r, NULL, 1, d->attended, d->n_heads * d->head_width);
     product(r, &layer->output, 1, d->stream);
     meet(r.w);
@@ -151,9 +152,9 @@ static void compute_batch(void *argument, Worker *worker) {
     Rows r = {d, 0, b->n_ids, worker};
     embed(r);
     for (int32_t i = 0; i < d->n_layers; i++) {
-        const int is_last = i == d->n_layers - 1;
-        attention(r, &d->layers[i], b, is_last);
-        if (is_last) r.start = b->n_ids - b->n_outputs;
+        const int64_t kept = i == d->n_layers - 1 ? b->n_ids - b->n_outputs : 0;
+        attention(r, &d->layers[i], b->first, kept);
+        r.start = kept;
         feed_forward(r, &d->layers[i]);
     }
     if (b->n_outputs) outputs(r, b);
@@ -161,11 +162,19 @@ static void compute_batch(void *argument, Worker *worker) {
 
 /* What Python calls. */
 
-/* The sizes of the structs, which the caller compares with its own, and LANES. */
+_Static_assert((int)MAX_ROWS <= (int)MOST_ROWS, "the caller makes room for the scores of MOST_ROWS rows");
+
+/* What the caller compares with its own: the structs' sizes, then of each format the inputs of a block and its bytes. */
 void tinydispatch_sizes(int64_t *sizes) {
-    sizes[0] = sizeof(Decoder);
-    sizes[1] = sizeof(Layer);
-    sizes[2] = LANES;
+    static const int64_t types[] = {TYPE_Q8_0, TYPE_Q4_K, TYPE_Q6_K};
+    *sizes++ = sizeof(Decoder);
+    *sizes++ = sizeof(Layer);
+    for (int i = 0; i < 3; i++) {
+        const Format format = format_of(types[i]);
+        *sizes++ = format.inputs;
+        *sizes++ = format.quant_bytes;
+        *sizes++ = format.scale_bytes;
+    }
 }
 
 void tinydispatch_pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants,

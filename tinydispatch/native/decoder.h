@@ -39,7 +39,7 @@ typedef struct {
 enum { ACTIVATION_SILU_GATED = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
 
 typedef struct {
-    int32_t n_layers, n_heads, n_key_heads, n_cells, max_ids, n_threads;
+    int32_t n_layers, n_heads, n_key_heads, n_cells, n_threads;
     int32_t is_pre_norm, is_rms, activation;
     float epsilon;
     int64_t width, embedding_width, head_width, feed_forward_width;
@@ -47,7 +47,7 @@ typedef struct {
     Matrix project_in, project_out, head;
     Norm final_norm;
     Layer *layers;
-    /* Memory for one batch: max_ids rows each; scores hold MOST_ROWS rows of cells for each thread. The caller writes
+    /* Memory for one batch, a row for each id; scores hold MOST_ROWS rows of cells for each thread. The caller writes
      * the ids' rows to `embedded`, and what is added for their positions to `placed`. */
     float *embedded, *placed;
     float *stream, *query, *key, *value, *attended, *hidden, *gate, *scores;

@@ -73,12 +73,12 @@ class NativeLibrary:
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
             raise NativeError(f"{path}: cannot be loaded: {error}") from error
-        sizes = (ctypes.c_int64 * 3)()
+        formats = [number for format_ in bindings.FORMATS.values() for number in format_]
+        expected = [ctypes.sizeof(bindings.Decoder), ctypes.sizeof(bindings.Layer), *formats]
+        sizes = (ctypes.c_int64 * len(expected))()
         self.c.tinydispatch_sizes(sizes)
-        expected = [ctypes.sizeof(bindings.Decoder), ctypes.sizeof(bindings.Layer)]
-        if sizes[:2] != expected:
-            raise NativeError(f"{path}: structs of {sizes[:2]} bytes instead of {expected}")
-        self.n_lanes = sizes[2]
+        if sizes[:] != expected:
+            raise NativeError(f"{path}: structs and formats of other sizes: {sizes[:]} instead of {expected}")
 
 
 _lock = threading.Lock()
@@ -88,12 +88,14 @@ _loaded: dict[str, NativeLibrary | None] = {}
 def find_native() -> NativeLibrary | None:
     """The decoder for this processor; None where there is none, or `TINYDISPATCH_NATIVE=off` says so.
 
+    The variable may also name a variant, for comparing it with the best one; None where this processor cannot run it.
     The first call on a machine without a packaged one compiles it, which takes some seconds; why there is none is
     logged once.
     """
-    if os.environ.get(VARIABLE) == _OFF:
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == _OFF:
         return None
-    variant = best_variant(cpu_features())
+    variant = best_variant(cpu_features(), wanted)
     if variant is None:
         return None
     with _lock:
@@ -109,19 +111,20 @@ def find_native() -> NativeLibrary | None:
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """What Linux says of the first processor; nothing where it says nothing."""
     try:
-        text = cpuinfo.read_text("utf-8", errors="replace")
+        with cpuinfo.open(encoding="utf-8", errors="replace") as stream:
+            for line in stream:  # on a large machine the file takes long to read to its end
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "Features"):  # x86 and ARM
+                    return frozenset(value.split())
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):  # x86 and ARM
-            return frozenset(value.split())
+        pass
     return frozenset()
 
 
-def best_variant(features: frozenset[str]) -> Variant | None:
-    """The fastest variant that a processor with these features runs."""
-    return next((variant for variant in VARIANTS if variant.features <= features), None)
+def best_variant(features: frozenset[str], wanted: str = "") -> Variant | None:
+    """The fastest variant that a processor with these features runs, or, if it does, the one of that name."""
+    runs = (variant for variant in VARIANTS if variant.features <= features)
+    return next((variant for variant in runs if wanted in ("", variant.name)), None)
 
 
 def compile_variant(variant: Variant, target: Path) -> None:

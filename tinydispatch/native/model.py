@@ -40,19 +40,16 @@ class NativeModel(RawModel):
     _decoder: Decoder | None = None
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
-        native, shape = find_native(), None
-        if self.header.architecture != OPT:
+        native, is_opt = find_native(), self.header.architecture == OPT
+        if not is_opt:
             check_numbers(self.header)
         shape = read_native_shape(self.header)
         if native is None or shape is None:
             raise GgufError(self.path, "the native decoder does not compute this file on this processor")
         self._native = native
-        if self.header.architecture == OPT:
-            check_vocabulary(self.header)
-        else:
-            check_contents(self.header)
+        (check_vocabulary if is_opt else check_contents)(self.header)
         # llama.cpp loads a tokenizer only under an architecture that it knows.
-        vocabulary = self._open_vocabulary(shape.n_vocab, "gpt2" if self.header.architecture == OPT else None)
+        vocabulary = self._open_vocabulary(shape.n_vocab, "gpt2" if is_opt else None)
         self._n_ctx, self._max_batch = min(n_ctx, shape.n_positions), _MAX_BATCH
         self._allocate(shape, threads)
         return vocabulary
@@ -65,14 +62,14 @@ class NativeModel(RawModel):
     def _allocate(self, shape: NativeShape, threads: int) -> None:
         n_cells = -(-self._n_ctx // KEY_BLOCK) * KEY_BLOCK
         size = (shape.n_layers, shape.n_key_heads, shape.head_width, n_cells)
-        require_memory(self.path, NativeCache.n_bytes(*size) + NativeWeights.n_bytes(self.header), self._n_ctx)
+        n_bytes = NativeCache.n_bytes(*size) + NativeWeights.n_bytes(self.header)
+        require_memory(self.path, n_bytes, self._n_ctx, has_weights=True)
         self._layers = (Layer * shape.n_layers)()
         decoder = Decoder(
             n_layers=shape.n_layers,
             n_heads=shape.n_heads,
             n_key_heads=shape.n_key_heads,
             n_cells=n_cells,
-            max_ids=_MAX_BATCH,
             n_threads=threads,
             is_pre_norm=shape.is_pre_norm,
             is_rms=shape.is_rms,
@@ -117,11 +114,7 @@ class NativeModel(RawModel):
             self._positions.read(range(first, first + len(ids)), self._arrays["placed"])
         logits = np.empty((len(wanted), self.n_vocab), dtype=np.float32)
         self._native.c.tinydispatch_compute(
-            ctypes.byref(self._decoder),
-            len(ids),
-            first,
-            len(wanted),
-            logits.ctypes.data,
+            ctypes.byref(self._decoder), len(ids), first, len(wanted), logits.ctypes.data
         )
         return list(logits)
 

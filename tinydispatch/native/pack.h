@@ -8,11 +8,16 @@
 #include "decoder.h"
 #include "simd.h"
 
-/* Bytes of a block in the file. */
-enum { Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
-/* Bytes that a tile takes for each of its rows and blocks. */
-enum { Q8_0_QUANTS = 32, Q4_K_QUANTS = 128, Q6_K_QUANTS = 192 };
-enum { Q8_0_SCALES = 2, Q4_K_SCALES = 2 + 2 + 8 + 8, Q6_K_SCALES = 2 + 16 };
+/* A row's block: how many inputs it holds, its bytes in the file, and those of its numbers and scales here. */
+typedef struct {
+    int inputs, file_bytes, quant_bytes, scale_bytes;
+} Format;
+
+INLINE Format format_of(int64_t type) {
+    return type == TYPE_Q8_0   ? (Format){BLOCK, 34, 32, 2}
+           : type == TYPE_Q4_K ? (Format){SUPER_BLOCK, 144, 128, 2 + 2 + 8 + 8}
+                               : (Format){SUPER_BLOCK, 210, 192, 2 + 16};
+}
 
 /* Four bytes at once, of which each is one input's. */
 INLINE uint32_t load_four(const uint8_t *p) {
@@ -77,19 +82,18 @@ static void pack_q6_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
 
 /* A whole matrix. */
 static void pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint8_t *scales) {
-    const int is_long = type != TYPE_Q8_0;
-    const int64_t n_blocks = n_in / (is_long ? SUPER_BLOCK : BLOCK);
-    const int64_t block_bytes = type == TYPE_Q8_0 ? Q8_0_BYTES : type == TYPE_Q4_K ? Q4_K_BYTES : Q6_K_BYTES;
-    const int64_t quant_bytes = type == TYPE_Q8_0 ? Q8_0_QUANTS : type == TYPE_Q4_K ? Q4_K_QUANTS : Q6_K_QUANTS;
-    const int64_t scale_bytes = type == TYPE_Q8_0 ? Q8_0_SCALES : type == TYPE_Q4_K ? Q4_K_SCALES : Q6_K_SCALES;
+    const Format format = format_of(type);
+    const int64_t n_blocks = n_in / format.inputs;
     for (int64_t first = 0; first < n_out; first += LANES) {
         const int64_t n_lanes = n_out - first < LANES ? n_out - first : LANES;
-        for (int64_t block = 0; block < n_blocks; block++, quants += quant_bytes * LANES, scales += scale_bytes * LANES)
+        for (int64_t block = 0; block < n_blocks; block++) {
             for (int64_t lane = 0; lane < n_lanes; lane++) {
-                const uint8_t *from = rows + ((first + lane) * n_blocks + block) * block_bytes;
+                const uint8_t *from = rows + ((first + lane) * n_blocks + block) * format.file_bytes;
                 if (type == TYPE_Q8_0) pack_q8_0(from, lane, quants, scales);
                 else if (type == TYPE_Q4_K) pack_q4_k(from, lane, quants, scales);
                 else pack_q6_k(from, lane, quants, scales);
             }
+            quants += format.quant_bytes * LANES, scales += format.scale_bytes * LANES;
+        }
     }
 }

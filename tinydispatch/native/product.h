@@ -131,9 +131,8 @@ INLINE void add_q6_k(Cursor c, const int n, Floats *sums) {
 /* One tile of outputs for n rows; n and the type are constants. The next tile is fetched meanwhile. */
 INLINE void multiply_tile(const Matrix *m, const int type, int64_t tile, Quantized x, int64_t row, const int n,
                           int fetches, Floats *out) {
-    const int inputs = type == TYPE_Q8_0 ? BLOCK : SUPER_BLOCK;
-    const int quant_bytes = (type == TYPE_Q8_0 ? Q8_0_QUANTS : type == TYPE_Q4_K ? Q4_K_QUANTS : Q6_K_QUANTS) * LANES;
-    const int scale_bytes = (type == TYPE_Q8_0 ? Q8_0_SCALES : type == TYPE_Q4_K ? Q4_K_SCALES : Q6_K_SCALES) * LANES;
+    const int inputs = format_of(type).inputs;
+    const int quant_bytes = format_of(type).quant_bytes * LANES, scale_bytes = format_of(type).scale_bytes * LANES;
     const int64_t n_blocks = m->n_in / inputs, first = row * m->n_in;
     Cursor c = {m->quants + tile * n_blocks * quant_bytes, m->scales + tile * n_blocks * scale_bytes, x.quants + first,
                 x.scales + first / BLOCK, x.sums + first / (BLOCK / 2), m->n_in};

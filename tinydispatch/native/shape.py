@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinydispatch.ggml import opt_shape, qwen_shape
-from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.header import GgufHeader
-from tinydispatch.native.bindings import BLOCK, SUPER_BLOCK, WIDEST, Activation
+from tinydispatch.native.bindings import FORMATS, WIDEST, Activation
 
 _POSITIONS = "position_embd.weight"
-# Formats of matrices, and what a row's length is a multiple of.
-ROW_STEPS = {GGML_TYPE_Q8_0: BLOCK, GGML_TYPE_Q4_K: SUPER_BLOCK, GGML_TYPE_Q6_K: SUPER_BLOCK}
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def _fits(header: GgufHeader, shape: NativeShape) -> bool:
         if tensor.name == _POSITIONS:
             is_known = tensor.type_id in (GGML_TYPE_F32, GGML_TYPE_F16)
         elif len(tensor.shape) == 2:
-            is_known = tensor.type_id in ROW_STEPS and not tensor.shape[0] % ROW_STEPS[tensor.type_id]
+            is_known = tensor.type_id in FORMATS and not tensor.shape[0] % FORMATS[tensor.type_id].inputs
         else:
             is_known = tensor.type_id == GGML_TYPE_F32
         if not is_known:

@@ -12,7 +12,7 @@
 
 #include "simd.h"
 
-enum { MAX_THREADS = 256, MAX_OPEN = 4, SPINS = 4000 };
+enum { MAX_OPEN = 4, SPINS = 4000 };
 
 typedef struct {
     _Alignas(64) atomic_llong next, done;
@@ -35,7 +35,7 @@ typedef struct Pool {
     atomic_int batch, n_left, is_ending;
     pthread_mutex_t mutex;
     pthread_cond_t has_work;
-    pthread_t threads[MAX_THREADS];
+    pthread_t threads[]; /* the first is not used: it is the caller */
 } Pool;
 
 typedef struct {
@@ -125,7 +125,7 @@ static void stop_pool(Pool *pool) {
 
 /* NULL when there is too little memory, or no more threads to be had. */
 static Pool *start_pool(int n_threads, int n_phases) {
-    Pool *pool = calloc(1, sizeof *pool);
+    Pool *pool = calloc(1, sizeof *pool + (size_t)n_threads * sizeof(pthread_t));
     if (!pool) return NULL;
     pool->n_threads = 1, pool->n_phases = n_phases;
     pthread_mutex_init(&pool->mutex, NULL);

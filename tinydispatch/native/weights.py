@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinydispatch.ggml.bindings import (
-    GGML_TYPE_Q4_K,
-    GGML_TYPE_Q6_K,
-    GGML_TYPE_Q8_0,
-)
 from tinydispatch.ggml.header import GgufHeader, TensorInfo
 from tinydispatch.ggml.mapped_file import MappedFile
-from tinydispatch.native.bindings import LAYER_MATRICES, WIDEST, Decoder, Layer, Matrix, Norm
+from tinydispatch.native.bindings import FORMATS, LAYER_MATRICES, WIDEST, Decoder, Layer, Matrix, Norm
 from tinydispatch.native.cache import zeroed
 from tinydispatch.native.library import NativeLibrary
 from tinydispatch.native.shape import NativeShape
@@ -29,8 +24,6 @@ _FILE_NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-# Bytes of numbers, and of scales, that 256 weights of a row take.
-_PACKED = {GGML_TYPE_Q8_0: (256, 16), GGML_TYPE_Q4_K: (128, 20), GGML_TYPE_Q6_K: (192, 18)}
 _LINE = 64
 
 
@@ -111,11 +104,12 @@ def _length(tensor: TensorInfo) -> int:
 
 def _packed_bytes(tensor: TensorInfo) -> int:
     """What a matrix takes; nothing for other tensors."""
-    return sum(_part_bytes(tensor)) if tensor.type_id in _PACKED else 0
+    return sum(_part_bytes(tensor)) if tensor.type_id in FORMATS else 0
 
 
 def _part_bytes(tensor: TensorInfo) -> list[int]:
     """Bytes of a matrix's numbers and of its scales, each of which begins at a cache line."""
     n_in, n_out = tensor.shape
-    n_rows = -(-n_out // WIDEST) * WIDEST
-    return [-(-n_rows * n_in * part // 256 // _LINE) * _LINE for part in _PACKED[tensor.type_id]]
+    inputs, *parts = FORMATS[tensor.type_id]
+    n_blocks = -(-n_out // WIDEST) * WIDEST * n_in // inputs
+    return [-(-n_blocks * part // _LINE) * _LINE for part in parts]
