@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.catalogue.check import problems
-from data.catalogue.reader import FOLDER, CatalogueError, Domain, Request, load_catalogue, load_domain
+from data.catalogue.reader import CatalogueError, Domain, Request, load_catalogue, load_domain
 from data.overlap import OverlapIndex
 from eval.cases import load_case_texts
 from tinydispatch.formats import render_calls
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="export: the JSONL file to write")
     arguments = parser.parse_args(argv)
     try:
-        domains = [load_domain(path) for path in arguments.files] or list(load_catalogue(FOLDER))
+        domains = [load_domain(path) for path in arguments.files] or list(load_catalogue())
     except CatalogueError as error:
         print(f"catalogue: {error}", file=sys.stderr)
         return 2
@@ -58,7 +58,9 @@ def _check(domains: Sequence[Domain]) -> int:
     for problem in found:
         print(problem)
     n_requests = sum(len(domain.requests) for domain in domains)
-    print(f"{len(domains)} files, {sum(len(d.tools) for d in domains)} tools, {n_requests} requests, {len(found)} problems")
+    print(
+        f"{len(domains)} files, {sum(len(d.tools) for d in domains)} tools, {n_requests} requests, {len(found)} problems"
+    )
     return 1 if found else 0
 
 
@@ -78,7 +80,9 @@ def _print_stats(domains: Sequence[Domain]) -> None:
         ordered = sorted(counts.items()) if all(isinstance(key, int) for key in counts) else counts.most_common()
         print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in ordered))
     words = sorted(len(request.said.split()) for request in requests)
-    print(f"words of a request: median {words[len(words) // 2]}, 95 % under {words[len(words) * 95 // 100]}, most {words[-1]}")
+    print(
+        f"words of a request: median {words[len(words) // 2]}, 95 % under {words[len(words) * 95 // 100]}, most {words[-1]}"
+    )
 
 
 def _print_request(request: Request) -> None:

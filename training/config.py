@@ -116,7 +116,9 @@ class LoraConfig(Section):
     dropout: float = Field(default=0.05, ge=0, lt=1)
     # "all-linear" is every matrix but the output head.
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
-    start_from: Path | None = None  # folder of an adapter of the same shape, whose training goes on under this run's settings
+    start_from: Path | None = (
+        None  # folder of an adapter of the same shape, whose training goes on under this run's settings
+    )
 
     @field_validator("target_modules")
     @classmethod

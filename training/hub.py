@@ -68,7 +68,9 @@ def _of_gguf(file: Path) -> Path:
 
 def _checked_directory(directory: Path, given: str) -> Path:
     if not directory.is_dir():
-        raise ModelNotFoundError(f"model.path '{given}' is a file; expected a GGUF file, or a directory with config.json and weights")
+        raise ModelNotFoundError(
+            f"model.path '{given}' is a file; expected a GGUF file, or a directory with config.json and weights"
+        )
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(f"model.path '{given}': the directory has no config.json, so it holds no model")
     if not _has_weights(directory):

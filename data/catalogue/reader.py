@@ -7,6 +7,7 @@ request serves on any day. README.md describes the format for those who add to i
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,8 @@ from typing import Any
 
 import yaml
 
+from data.config import CATALOGUE
 from tinydispatch.tools import Message, Role, Tool, ToolCall, ToolError
-
-FOLDER = Path(__file__).parent
 
 
 class CatalogueError(ValueError):
@@ -139,13 +139,13 @@ for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
     ]
 
 
-def load_catalogue(folder: Path = FOLDER) -> tuple[Domain, ...]:
+def load_catalogue(folder: Path = CATALOGUE) -> tuple[Domain, ...]:
     """Every domain of a folder, by name.
 
     Raises:
         CatalogueError: the folder holds no YAML file, or a file cannot be used.
     """
-    files = sorted(folder.glob("*.yaml"))
+    files = sorted(folder.glob("*.yaml")) if folder.is_dir() else [folder]
     if not files:
         raise CatalogueError(f"{folder}: holds no catalogue file (*.yaml)")
     return tuple(map(load_domain, files))
@@ -166,7 +166,11 @@ def load_domain(path: Path) -> Domain:
             loader.dispose()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict) or not isinstance(tree.get("tools"), list) or not isinstance(tree.get("requests"), list):
+    if (
+        not isinstance(tree, dict)
+        or not isinstance(tree.get("tools"), list)
+        or not isinstance(tree.get("requests"), list)
+    ):
         raise CatalogueError(f"{path}: expected 'domain', 'about', 'tools' and 'requests'")
     if unknown := sorted(map(str, tree.keys() - {"domain", "about", "tools", "requests"})):
         raise CatalogueError(f"{path}: unknown key '{unknown[0]}'; a file has domain, about, tools and requests")
@@ -208,9 +212,7 @@ def _tool(path: Path, value: Any) -> Tool:
         raise CatalogueError(f"{path}: {error}") from error
 
 
-_REQUEST_KEYS = frozenset(
-    {"say", "turns", "system", "call", "reply", "kind", "voice", "lang", "about", "from"}
-)
+_REQUEST_KEYS = frozenset({"say", "turns", "system", "call", "reply", "kind", "voice", "lang", "about", "from"})
 
 
 def _request(path: Path, line: int, domain: str, value: Any, tools: Mapping[str, Tool]) -> Request:
@@ -312,8 +314,6 @@ def _turns(place: str, value: Any) -> Iterator[Message]:
 
 
 def _as_json(value: Any) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False)
 
 
