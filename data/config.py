@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 CATALOGUE = Path(__file__).parent / "catalogue"
 
 
@@ -50,7 +49,7 @@ class PhrasesSource(_Source):
 
 
 class HardeningConfig(_Section):
-    """Shares of the catalogue's tool lists that are changed, so that a model reads tools instead of remembering them."""
+    """Shares of the catalogue's lists that are changed, so that a model reads tools instead of remembering them."""
 
     masked: float = Field(default=0.08, ge=0, le=1, description="tools and parameters under names that mean nothing")
     restyled: float = Field(default=0.15, ge=0, le=1, description="names in camelCase, kebab-case or with dots")

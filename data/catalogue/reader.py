@@ -1,7 +1,7 @@
 """Catalogue files: tools, and requests written one by one with the calls that answer them.
 
-A date in a call is a rule ("=friday", "=today+2T18:00"), resolved against the day on which the request is made, so that one
-request serves on any day. README.md describes the format for those who add to it.
+A date in a call is a rule ("=friday", "=today+2T18:00"), resolved against the day on which the request is made, so that
+one request serves on any day. README.md describes the format for those who add to it.
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def merge(
         tensors = []
         for info in infos:
             start = header.data_offset + info.offset
-            pieces = partial(_pieces, base, info, view[start : start + info.n_bytes], types, pairs.get(info.name), scale)
+            pieces = partial(
+                _pieces, base, info, view[start : start + info.n_bytes], types, pairs.get(info.name), scale
+            )
             tensors.append(NewTensor(info.name, info.shape, types[info.name], pieces))
         try:
             return write_gguf(out, _metadata(header, name, form), tensors)
@@ -183,7 +185,9 @@ def _metadata(header: GgufHeader, name: str, form: Quantization) -> dict[str, An
     base = header.metadata
     tokens: tuple[str, ...] = base.get("tokenizer.ggml.tokens", ())
     if formats.TURN_END not in tokens:
-        raise GgufError(header.path, f"the base has no token {formats.TURN_END}, with which our chat template ends turns")
+        raise GgufError(
+            header.path, f"the base has no token {formats.TURN_END}, with which our chat template ends turns"
+        )
     end, template = tokens.index(formats.TURN_END), formats.default_chat_template()
     kept = {key: value for key, value in base.items() if key not in _RENAMED}
     return kept | {

@@ -61,7 +61,9 @@ def read_safetensors(path: Path) -> Safetensors:
             raise SafetensorsError(f"{path}: tensor {name!r} is {dtype}; supported are {', '.join(_BYTES)}")
         size = math.prod(shape) * _BYTES[dtype]
         if first != end or last != first + size or last > len(body) or min(shape, default=0) < 0:
-            raise SafetensorsError(f"{path}: truncated or damaged: tensor {name!r} of {size} bytes at {first} to {last}")
+            raise SafetensorsError(
+                f"{path}: truncated or damaged: tensor {name!r} of {size} bytes at {first} to {last}"
+            )
         tensors[name], end = _values(body[first:last], dtype).reshape(shape), last
     if end != len(body):
         raise SafetensorsError(f"{path}: {len(body) - end} bytes stand after the last tensor")
