@@ -7,13 +7,12 @@ products would take another order on another processor, and the file's hash coul
 from __future__ import annotations
 
 import hashlib
-import mmap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -85,19 +84,10 @@ def merge(
     infos = sorted(header.tensors, key=_place)
     n_layers = _number(header, "block_count")
     types = tensor_types({info.name: info.shape[::-1] for info in infos}, form, n_layers)
-    merging = _Merging(base, types, pairs, np.float32(scale))
-    with base.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        view = memoryview(pages)
-        tensors = []
-        for info in infos:
-            start = header.data_offset + info.offset
-            pieces = partial(merging.pieces, info, view[start : start + info.n_bytes])
-            tensors.append(NewTensor(info.name, info.shape, types[info.name], pieces))
-        try:
-            written = write_gguf(out, _metadata(header, name, form), tensors)
-        finally:
-            del tensors, pieces  # they look into the mapping
-            view.release()
+    with base.open("rb") as stream:
+        merging = _Merging(header, stream, types, pairs, np.float32(scale))
+        tensors = [NewTensor(info.name, info.shape, types[info.name], partial(merging.pieces, info)) for info in infos]
+        written = write_gguf(out, _metadata(header, name, form), tensors)
     return MergedFile(written.sha256, written.n_bytes, merging.digest.hexdigest())
 
 
@@ -112,20 +102,31 @@ def _place(info: TensorInfo) -> tuple[int, int, int, str]:
 class _Merging:
     """Turns the base's tensors into the new file's, and hashes the merged ones."""
 
-    def __init__(self, base: Path, types: Mapping[str, int], pairs: Mapping[str, Pair], scale: np.float32) -> None:
-        self.base, self.types, self.pairs, self.scale = base, types, pairs, scale
+    def __init__(
+        self,
+        header: GgufHeader,
+        stream: BinaryIO,
+        types: Mapping[str, int],
+        pairs: Mapping[str, Pair],
+        scale: np.float32,
+    ) -> None:
+        self.header, self.stream, self.types, self.pairs, self.scale = header, stream, types, pairs, scale
         self.digest = hashlib.blake2b(digest_size=16)
 
-    def pieces(self, info: TensorInfo, data: memoryview) -> Iterator[bytes | memoryview]:
+    def pieces(self, info: TensorInfo) -> Iterator[bytes | memoryview]:
         """A tensor's bytes in its new number format; left as they are where nothing changes."""
-        type_id, pair = self.types[info.name], self.pairs.get(info.name)
+        type_id, pair, base = self.types[info.name], self.pairs.get(info.name), self.header.path
+        self.stream.seek(self.header.data_offset + info.offset)
+        data = self.stream.read(info.n_bytes)
+        if len(data) != info.n_bytes:
+            raise GgufError(base, f"truncated while tensor {info.name!r} was being read")
         if pair is None and info.type_id == type_id:
             yield data
             return
         if info.type_id not in READABLE_TYPES:
             known = ", ".join(map(str, sorted(READABLE_TYPES)))
-            raise GgufError(self.base, f"tensor {info.name!r} has the ggml type {info.type_id}; readable are {known}")
-        rows = dequantize(data, info.type_id).reshape(-1, info.shape[0])
+            raise GgufError(base, f"tensor {info.name!r} has the ggml type {info.type_id}; readable are {known}")
+        rows = dequantize(memoryview(data), info.type_id).reshape(-1, info.shape[0])
         if pair is not None:
             add_product(rows, pair, self.scale)
         self.digest.update(rows.data)
