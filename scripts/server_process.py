@@ -50,7 +50,7 @@ class ServerProcess:
         Raises:
             ValueError: it does not come up.
         """
-        self._process = process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        self._process = process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ends = time.monotonic() + _START_S
         while process.poll() is None and time.monotonic() < ends:
             try:

@@ -27,11 +27,14 @@ WEATHER = Tool(
 class PlaybackRuntime:
     """Answers every prompt with the same text; a token is one of the special tokens, a byte, or one of `words`.
 
-    `decoded` collects the ids of each evaluation. A saved state is its ids.
+    `decoded` collects the ids of each evaluation. A saved state is its ids. Without `has_markers` the call markers are
+    no tokens but ordinary text.
     """
 
-    def __init__(self, reply: str, n_ctx: int = 4096, words: Sequence[str] = ()) -> None:
-        self._special = list(formats.SPECIAL_TOKENS)
+    def __init__(self, reply: str, n_ctx: int = 4096, words: Sequence[str] = (), *, has_markers: bool = True) -> None:
+        self._special = [text for text in formats.SPECIAL_TOKENS if has_markers or text in self.control_tokens]
+        if not has_markers:
+            self.marker_tokens = frozenset()
         self._texts = [
             *(text.encode() for text in self._special),
             *(bytes([value]) for value in range(256)),

@@ -18,6 +18,7 @@ from tinydispatch.decoding.rehearsal import rehearse
 from tinydispatch.decoding.reply import ReplyShape, ToolChoice, call_format, check_grammar, reply_grammar
 from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.decoding.tokens import can_force, token_table, token_texts
+from tinydispatch.formats import CALL_START
 from tinydispatch.ggml.runtime import Logits, Runtime
 from tinydispatch.ggml.state import StateError
 from tinydispatch.prefix_cache import PrefixCache, shared_prefix
@@ -38,7 +39,8 @@ class EngineOptions:
     """The engine's techniques, each of which can be switched off; none but the constraint changes a reply.
 
     `n_draft_ids` is how many ids are guessed from the prompt at a time, 0 for none. `recalls` guesses from earlier
-    replies with the same tools. `reuses_prefix` False computes every prompt from its first id.
+    replies with the same tools. `reuses_prefix` False computes every prompt from its first id. `rehearses` spends up to
+    a tenth of a second at the start on the grammar, which is worth it for more than a few calls.
     """
 
     is_constrained: bool = True
@@ -46,6 +48,7 @@ class EngineOptions:
     n_draft_ids: int = 4
     recalls: bool = True
     reuses_prefix: bool = True
+    rehearses: bool = True
     key_order: KeyOrder = KeyOrder.SCHEMA
 
 
@@ -115,6 +118,9 @@ class Engine:
         if self.options.is_constrained:
             self._table = token_table(runtime, self._texts)
             self._can_force = self.options.forces_ids and can_force(runtime)
+        # Where the call marker is ordinary text, it is several choices, one evaluation each if they are not guessed.
+        opening = runtime.tokenize(f'{CALL_START}{{"name": "', parse_special=True)
+        self._call_opening = opening if len(runtime.tokenize(CALL_START, parse_special=True)) > 1 else []
 
     def prepare(self, tools: Sequence[Tool], choice: ToolChoice = ToolChoice.AUTO, *, is_parallel: bool = True) -> None:
         """Compile the grammar of these tools, so that what is wrong with one is said before anything is decoded.
@@ -131,7 +137,7 @@ class Engine:
         A first call then finds what a later one would. Without a kept state nothing is evaluated.
         """
         matcher = self._matcher(tools, ToolChoice.AUTO, is_parallel=True)
-        if matcher is not None:
+        if matcher is not None and self.options.rehearses:
             rehearse(matcher, self.runtime, tools, call_format(self.runtime.chat_template))
         return self._load_prefix(self._opening(messages, tools)[:-1], len(self.runtime.cached_ids))
 
@@ -168,7 +174,8 @@ class Engine:
         drafter = (lambda reply: lookup(prompt, reply, n_draft)) if n_draft else None
         recall = self._recall(tools, choice, is_parallel) if self.options.recalls else None
         trail = recall.trail() if recall is not None else None
-        decoder = GreedyDecoder(self.runtime, self._texts, constraint, drafter, listener, trail)
+        opening = self._call_opening if tools and n_draft and choice is not ToolChoice.NONE else []
+        decoder = GreedyDecoder(self.runtime, self._texts, constraint, drafter, listener, trail, opening)
         forced, guess = decoder.start(room)
         prefill_started = time.perf_counter()
         n_cached, rows = self._prefill(prompt, messages, tools, forced, guess)

@@ -1,29 +1,27 @@
-"""`bench MODEL.gguf`: how fast and how large a model is on this very machine."""
+"""`bench [MODEL.gguf]`: how fast and how large a model is on this very machine."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tinydispatch import bench
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.cli import tools as tools_command
+from tinydispatch.cli.model import add_model, model_file
 
 _EXIT_OK = 0
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments to the program's."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure a model on this machine",
-        description="Prints load time, tokens a second, milliseconds per call and peak memory, measured on a few "
-        "sentences about the bundled tools. Times are the wall's: let nothing else run.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Prints load time, tokens a second, milliseconds per call and peak memory, measured on a few "
+        "sentences about the bundled tools. Times are the wall's: let nothing else run."
     )
-    parser.add_argument("model", type=Path, metavar="MODEL.gguf")
+    add_model(parser)
     tools_command.add_source(parser)
     parser.add_argument(
         "--text", action="append", metavar="SENTENCE", help="instead of the built-in sentences; may be repeated"
@@ -38,7 +36,6 @@ def add_parser(commands: Any) -> None:
         help="fill the context last, so that the peak of memory is the longest dialogue's",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,9 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rounds < 1:
         raise ValueError(f"--rounds {arguments.rounds}: must be at least 1")
     tools = tools_command.read_source(arguments) or bundled_tools()
+    model = model_file(arguments.model, arguments.quantization)
     sentences = tuple(arguments.text or bench.SENTENCES)
     load = bench.Workload(sentences, arguments.rounds, arguments.max_new_tokens, arguments.fill)
-    found = bench.measure(arguments.model, tools, load, n_ctx=arguments.context, threads=arguments.threads)
+    found = bench.measure(model, tools, load, n_ctx=arguments.context, threads=arguments.threads)
     print(json.dumps(_rounded(asdict(found)), indent=2) if arguments.json else report(found))
     return _EXIT_OK
 

@@ -1,4 +1,4 @@
-"""`chat MODEL.gguf`: a conversation in the terminal, in which you play the user and the tools."""
+"""`chat [MODEL.gguf]`: a conversation in the terminal, in which you play the user and the tools."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.cli import tools as tools_command
 from tinydispatch.cli.call import problems
+from tinydispatch.cli.model import add_model, model_file
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.engine import PromptTooLongError
 from tinydispatch.folders import cache_folder
@@ -25,24 +24,22 @@ _MAX_ROUNDS = 8
 Ask = Callable[[str], str]
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments to the program's."""
-    chat = commands.add_parser(
-        "chat",
-        help="talk to a model in the terminal",
-        description="Type what a user says, and for each call what the tool answers. "
-        f"An empty result ends the turn; {_NEW} forgets the conversation; Ctrl-D leaves.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Type what a user says, and for each call what the tool answers. "
+        f"An empty result ends the turn; {_NEW} forgets the conversation; Ctrl-D leaves."
     )
-    chat.add_argument("model", type=Path, metavar="MODEL.gguf")
-    tools_command.add_source(chat)
-    chat.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
-    chat.set_defaults(run=run)
+    add_model(parser)
+    tools_command.add_source(parser)
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Talk until the input ends."""
     tools = tools_command.read_source(arguments) or bundled_tools()
-    with Dispatcher(arguments.model, tools, threads=arguments.threads, cache=cache_folder()) as dispatcher:
+    model = model_file(arguments.model, arguments.quantization)
+    with Dispatcher(model, tools, threads=arguments.threads, cache=cache_folder()) as dispatcher:
         talk(dispatcher, input)
     return 0
 

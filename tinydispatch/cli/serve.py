@@ -1,4 +1,4 @@
-"""`serve MODEL.gguf`: the model behind an OpenAI-compatible HTTP server."""
+"""`serve [MODEL.gguf]`: the model behind an OpenAI-compatible HTTP server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydispatch.cli import tools as tools_command
+from tinydispatch.cli.model import DEFAULT_NAME, add_model, model_file
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.folders import cache_folder
@@ -20,41 +21,37 @@ from tinydispatch.tools import Tool
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 _LIMITS = Limits()
-# The file's name changes with each champion; the name that clients ask for does not.
-_REGISTRY_NAME = "tinydispatch"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments to the program's."""
-    serve = commands.add_parser(
-        "serve",
-        help="answer the OpenAI API's /v1/chat/completions",
-        description="Serves one model to OpenAI clients until SIGTERM or Ctrl-C, then finishes what it took. "
-        "Logs are JSON lines on stderr. docs/serving.md says more.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Serves one model to OpenAI clients until SIGTERM or Ctrl-C, then finishes what it took. "
+        "Logs are JSON lines on stderr. docs/serving.md says more."
     )
-    serve.add_argument("model", type=Path, nargs="?", metavar="MODEL.gguf")
-    serve.add_argument("--registry", type=Path, metavar="DIR", help="serve its champion, and each one that follows")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
-    serve.add_argument(
+    add_model(parser)
+    parser.add_argument("--registry", type=Path, metavar="DIR", help="serve its champion, and each one that follows")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
         "--model-name",
-        help=f"the name that clients ask for (default: the file's without .gguf; with --registry: {_REGISTRY_NAME})",
+        help="the name that clients ask for (default: the file's without .gguf; of the default model, and with "
+        f"--registry, where the file's changes with each champion: {DEFAULT_NAME})",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--keys-file", type=Path, help="API keys, one a line, read again when changed; $TINYDISPATCH_API_KEYS adds"
     )
-    serve.add_argument("--allow-anybody", action="store_true", help="listen beyond this machine without a key")
-    tools_command.add_source(serve)
-    serve.add_argument("--date", type=dt.date.fromisoformat, help="what 'today' means (default: the day of each call)")
-    serve.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
-    serve.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
-    serve.add_argument("--no-cache", action="store_true", help="keep no prompt states on disk")
-    _add_limits(serve.add_argument_group("limits of one request"))
-    log = serve.add_argument_group("dispatch log")
+    parser.add_argument("--allow-anybody", action="store_true", help="listen beyond this machine without a key")
+    tools_command.add_source(parser)
+    parser.add_argument("--date", type=dt.date.fromisoformat, help="what 'today' means (default: the day of each call)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
+    parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
+    parser.add_argument("--no-cache", action="store_true", help="keep no prompt states on disk")
+    _add_limits(parser.add_argument_group("limits of one request"))
+    log = parser.add_argument_group("dispatch log")
     log.add_argument("--dispatch-log", type=Path, metavar="DIR", help="write every answer there, for retraining")
     log.add_argument("--redaction-rules", type=Path, metavar="FILE", help="JSON; adds to the built-in rules")
     log.add_argument("--keep-days", type=int, help="delete older files of the dispatch log (default: keep all)")
-    serve.set_defaults(run=run)
 
 
 def _add_limits(group: Any) -> None:
@@ -76,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tinydispatch.server.holder import ModelHolder, Serving
     from tinydispatch.server.logs import configure_logging
     from tinydispatch.server.registry_watch import RegistryWatcher, open_champion
-    from tinydispatch.server.run import run_server
+    from tinydispatch.server.run import bind, run_server
 
     _check_source(arguments)
     configure_logging()
@@ -96,16 +93,18 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     registry = arguments.registry
-    serving = open_champion(registry, load) if registry else Serving(load(arguments.model), arguments.model.stem)
+    path = None if registry else model_file(arguments.model, arguments.quantization)
+    sockets = bind(settings.host, settings.port)
+    serving = Serving(load(path), path.stem) if path else open_champion(registry, load)
     holder = ModelHolder(serving, max_waiting=settings.limits.max_waiting)
     with RegistryWatcher(registry, load, holder) if registry else contextlib.nullcontext():
-        run_server(holder, settings, log)
+        run_server(holder, settings, log, sockets)
     return 0
 
 
 def _check_source(arguments: argparse.Namespace) -> None:
-    if (arguments.model is None) == (arguments.registry is None):
-        raise ValueError("expected either a model file or --registry DIR: serve model.gguf")
+    if arguments.registry and (arguments.model or arguments.quantization):
+        raise ValueError("--registry DIR names the model: give neither a file nor --quantization with it")
 
 
 def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> ServerSettings:
@@ -117,7 +116,7 @@ def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> 
         request_timeout_s=arguments.timeout,
     )
     return ServerSettings(
-        model_name=arguments.model_name or (arguments.model.stem if arguments.model else _REGISTRY_NAME),
+        model_name=arguments.model_name or (arguments.model.stem if arguments.model else DEFAULT_NAME),
         host=arguments.host,
         port=arguments.port,
         keys=load_keys(arguments.keys_file),

@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from tinydispatch.bundled import bundled_tools, load_tools
-from tinydispatch.mcp_tools import tools_from_mcp
-from tinydispatch.tools import Tool
+if TYPE_CHECKING:  # checking tools takes a library that `call` imports while its model is being loaded
+    from tinydispatch.tools import Tool
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments to the program's."""
-    tools = commands.add_parser(
-        "tools",
-        help="print tools as JSON",
-        description="Prints tools in OpenAI shape: those of a file, of a live MCP server, or the bundled eight.",
-    )
-    add_source(tools)
-    tools.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Prints tools in OpenAI shape: those of a file, of a live MCP server, or the bundled eight."
+    add_source(parser)
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +31,18 @@ def read_source(arguments: argparse.Namespace) -> tuple[Tool, ...] | None:
         ToolError: names the file or the server.
     """
     if arguments.mcp:
+        from tinydispatch.mcp_tools import tools_from_mcp
+
         return tools_from_mcp(arguments.mcp)
+    from tinydispatch.bundled import load_tools
+
     return load_tools(arguments.tools) if arguments.tools else None
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tools."""
+    from tinydispatch.bundled import bundled_tools
+
     tools = read_source(arguments) or bundled_tools()
     print(json.dumps([tool.to_openai() for tool in tools], ensure_ascii=True, indent=2))
     return 0

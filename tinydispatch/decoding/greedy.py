@@ -46,7 +46,11 @@ class Decoding:
 
 
 class GreedyDecoder:
-    """Writes one reply into `result`; the prompt is in the runtime's cache already."""
+    """Writes one reply into `result`; the prompt is in the runtime's cache already.
+
+    Args:
+        opening: what a reply is likely to begin with, guessed where nothing else is recalled.
+    """
 
     def __init__(
         self,
@@ -56,9 +60,10 @@ class GreedyDecoder:
         drafter: Drafter | None = None,
         listener: Listener | None = None,
         trail: Trail | None = None,
+        opening: Sequence[int] = (),
     ) -> None:
         self.runtime, self.texts, self.constraint = runtime, texts, constraint
-        self.drafter, self.listener, self.trail = drafter, listener, trail
+        self.drafter, self.listener, self.trail, self.opening = drafter, listener, trail, list(opening)
         self.result = Decoding()
         self._pending: list[int] = []  # decided, not evaluated
         self._n_pending_forced = 0
@@ -151,6 +156,8 @@ class GreedyDecoder:
         if not self._guesses:
             return []
         recalled = self.trail.guess(_MAX_RECALLED) if self.trail is not None else []
+        if not self.result.ids and self.opening[: len(recalled)] == recalled:
+            recalled = self.opening
         copied = self.drafter(self.result.ids) if self.drafter is not None and not recalled else []
         return self.constraint.likely(recalled, copied)[: max(0, room - 1)]
 

@@ -6,13 +6,13 @@ products would take another order on another processor, and the file's hash coul
 
 from __future__ import annotations
 
-import mmap
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -56,9 +56,16 @@ class Pair:
     b: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class MergedFile(WrittenFile):
+    """`weights_digest` is of the merged matrices in 32 bits, before they are quantized: BLAKE2b, 32 hex digits."""
+
+    weights_digest: str
+
+
 def merge(
     base: Path, adapter: Safetensors, adapter_path: Path, scale: float, out: Path, name: str, form: Quantization
-) -> WrittenFile:
+) -> MergedFile:
     """Write base and adapter as one file, with our chat template in place of the base's.
 
     Args:
@@ -77,20 +84,11 @@ def merge(
     infos = sorted(header.tensors, key=_place)
     n_layers = _number(header, "block_count")
     types = tensor_types({info.name: info.shape[::-1] for info in infos}, form, n_layers)
-    with base.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        view = memoryview(pages)
-        tensors = []
-        for info in infos:
-            start = header.data_offset + info.offset
-            pieces = partial(
-                _pieces, base, info, view[start : start + info.n_bytes], types, pairs.get(info.name), scale
-            )
-            tensors.append(NewTensor(info.name, info.shape, types[info.name], pieces))
-        try:
-            return write_gguf(out, _metadata(header, name, form), tensors)
-        finally:
-            del tensors, pieces
-            view.release()
+    with base.open("rb") as stream:
+        merging = _Merging(header, stream, types, pairs, np.float32(scale))
+        tensors = [NewTensor(info.name, info.shape, types[info.name], partial(merging.pieces, info)) for info in infos]
+        written = write_gguf(out, _metadata(header, name, form), tensors)
+    return MergedFile(written.sha256, written.n_bytes, merging.digest.hexdigest())
 
 
 def _place(info: TensorInfo) -> tuple[int, int, int, str]:
@@ -101,26 +99,43 @@ def _place(info: TensorInfo) -> tuple[int, int, int, str]:
     return (0 if info.name == "token_embd.weight" else 2), 0, 0, info.name
 
 
-def _pieces(
-    base: Path, info: TensorInfo, data: memoryview, types: Mapping[str, int], pair: Pair | None, scale: float
-) -> Iterator[bytes | memoryview]:
-    """A tensor's bytes in its new number format; left as they are where nothing changes."""
-    type_id = types[info.name]
-    if pair is None and info.type_id == type_id:
-        yield data
-        return
-    if info.type_id not in READABLE_TYPES:
-        known = ", ".join(map(str, sorted(READABLE_TYPES)))
-        raise GgufError(base, f"tensor {info.name!r} has the ggml type {info.type_id}; readable are {known}")
-    rows = dequantize(data, info.type_id).reshape(-1, info.shape[0])
-    if pair is not None:
-        add_product(rows, pair, np.float32(scale))
-    if type_id == bindings.GGML_TYPE_F32:
-        yield rows.tobytes()
-    elif type_id == bindings.GGML_TYPE_F16:
-        yield rows.astype("<f2").tobytes()
-    else:
-        yield quantize_rows(rows, type_id).tobytes()
+class _Merging:
+    """Turns the base's tensors into the new file's, and hashes the merged ones."""
+
+    def __init__(
+        self,
+        header: GgufHeader,
+        stream: BinaryIO,
+        types: Mapping[str, int],
+        pairs: Mapping[str, Pair],
+        scale: np.float32,
+    ) -> None:
+        self.header, self.stream, self.types, self.pairs, self.scale = header, stream, types, pairs, scale
+        self.digest = hashlib.blake2b(digest_size=16)
+
+    def pieces(self, info: TensorInfo) -> Iterator[bytes | memoryview]:
+        """A tensor's bytes in its new number format; left as they are where nothing changes."""
+        type_id, pair, base = self.types[info.name], self.pairs.get(info.name), self.header.path
+        self.stream.seek(self.header.data_offset + info.offset)
+        data = self.stream.read(info.n_bytes)
+        if len(data) != info.n_bytes:
+            raise GgufError(base, f"truncated while tensor {info.name!r} was being read")
+        if pair is None and info.type_id == type_id:
+            yield data
+            return
+        if info.type_id not in READABLE_TYPES:
+            known = ", ".join(map(str, sorted(READABLE_TYPES)))
+            raise GgufError(base, f"tensor {info.name!r} has the ggml type {info.type_id}; readable are {known}")
+        rows = dequantize(memoryview(data), info.type_id).reshape(-1, info.shape[0])
+        if pair is not None:
+            add_product(rows, pair, self.scale)
+        self.digest.update(rows.data)
+        if type_id == bindings.GGML_TYPE_F32:
+            yield rows.tobytes()
+        elif type_id == bindings.GGML_TYPE_F16:
+            yield rows.astype("<f2").tobytes()
+        else:
+            yield quantize_rows(rows, type_id).tobytes()
 
 
 def add_product(rows: npt.NDArray[np.float32], pair: Pair, scale: np.float32) -> None:
@@ -185,9 +200,7 @@ def _metadata(header: GgufHeader, name: str, form: Quantization) -> dict[str, An
     base = header.metadata
     tokens: tuple[str, ...] = base.get("tokenizer.ggml.tokens", ())
     if formats.TURN_END not in tokens:
-        raise GgufError(
-            header.path, f"the base has no token {formats.TURN_END}, with which our chat template ends turns"
-        )
+        raise GgufError(header.path, f"the base has no token {formats.TURN_END}, which ends our turns")
     end, template = tokens.index(formats.TURN_END), formats.default_chat_template()
     kept = {key: value for key, value in base.items() if key not in _RENAMED}
     return kept | {

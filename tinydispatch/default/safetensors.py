@@ -30,6 +30,20 @@ class Safetensors:
     metadata: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    first: int
+    last: int
+
+    @classmethod
+    def read(cls, name: str, value: Mapping[str, Any]) -> _Entry:
+        first, last = map(int, value["data_offsets"])
+        return cls(name, str(value["dtype"]), tuple(map(int, value["shape"])), first, last)
+
+
 def read_safetensors(path: Path) -> Safetensors:
     """Read every tensor of a file; F32, F16 and BF16 are known.
 
@@ -48,23 +62,22 @@ def read_safetensors(path: Path) -> Safetensors:
     try:
         header = json.loads(data[_LENGTH.size : _LENGTH.size + n_header])
         metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
-        entries = [
-            (str(name), str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
-            for name, entry in header.items()
-        ]
+        entries = [_Entry.read(name, value) for name, value in header.items()]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SafetensorsError(f"{path}: the header is damaged: {error!r}") from error
     body = memoryview(data)[_LENGTH.size + n_header :]
-    end, tensors = 0, {}
-    for name, dtype, shape, first, last in sorted(entries, key=lambda entry: entry[3]):
-        if dtype not in _BYTES:
-            raise SafetensorsError(f"{path}: tensor {name!r} is {dtype}; supported are {', '.join(_BYTES)}")
-        size = math.prod(shape) * _BYTES[dtype]
-        if first != end or last != first + size or last > len(body) or min(shape, default=0) < 0:
-            raise SafetensorsError(
-                f"{path}: truncated or damaged: tensor {name!r} of {size} bytes at {first} to {last}"
-            )
-        tensors[name], end = _values(body[first:last], dtype).reshape(shape), last
+    end = 0
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.first):
+        if entry.dtype not in _BYTES:
+            raise SafetensorsError(f"{path}: tensor {entry.name!r} is {entry.dtype}; supported are {', '.join(_BYTES)}")
+        size = math.prod(entry.shape) * _BYTES[entry.dtype]
+        place = f"{entry.first} to {entry.last}"
+        is_whole = entry.first == end and entry.last == end + size <= len(body)
+        if not is_whole or min(entry.shape, default=0) < 0:
+            raise SafetensorsError(f"{path}: tensor {entry.name!r} of {size} bytes lies at {place}: cut or damaged")
+        tensors[entry.name] = _values(body[entry.first : entry.last], entry.dtype).reshape(entry.shape)
+        end = entry.last
     if end != len(body):
         raise SafetensorsError(f"{path}: {len(body) - end} bytes stand after the last tensor")
     return Safetensors(tensors, metadata)

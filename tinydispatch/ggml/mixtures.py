@@ -1,7 +1,8 @@
 """Which number format each weight of a file gets, and a weight's values in such a format and back.
 
-The mixtures are those of `llama-quantize`, so that files are its equals: transcribed from `llama_tensor_get_type_impl` and
-its neighbours in llama.cpp 0.6.0's `src/llama-quant.cpp`, for the formats that we write and without an importance matrix.
+The mixtures are those of `llama-quantize`, so that files are its equals: transcribed from `llama_tensor_get_type_impl`
+and its neighbours in llama.cpp 0.6.0's `src/llama-quant.cpp`, for the formats that we write and without an importance
+matrix.
 """
 
 from __future__ import annotations

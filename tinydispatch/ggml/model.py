@@ -196,6 +196,11 @@ class GgufModel(ABC):
         self._check_ids([token])
         return self._vocabulary.token_bytes(token)
 
+    def token_texts(self) -> list[bytes]:
+        """What every id spells, as `token_bytes` says it, at a fraction of the time."""
+        self._require_open()
+        return self._vocabulary.token_texts()
+
     def decode(self, ids: Sequence[int]) -> Logits:
         """Append `ids` to the cache; the logits after the last, shape (vocabulary,).
 

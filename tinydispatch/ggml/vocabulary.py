@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tinydispatch.ggml.header import GgufError, GgufHeader
 from tinydispatch.ggml.library import LlamaLibrary
@@ -13,6 +17,8 @@ from tinydispatch.ggml.library import LlamaLibrary
 # Set by our converter when the checkpoint's tokenizer normalizes; llama.cpp's own BPE tokenizers never do.
 NORMALIZER_KEY = "tinydispatch.tokenizer.normalizer"
 
+# llama.cpp's name of byte-level BPE.
+_BYTE_LEVEL = "gpt2"
 _TOKEN_NORMAL, _TOKEN_CONTROL, _TOKEN_USER_DEFINED = 1, 3, 4
 
 
@@ -78,3 +84,41 @@ class Vocabulary:
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
+
+    def token_texts(self) -> list[bytes]:
+        """What every id spells, as `token_bytes` says it; in byte-level vocabularies without asking for each."""
+        metadata = self._header.metadata
+        tokens: tuple[str, ...] = metadata.get("tokenizer.ggml.tokens", ())
+        types: tuple[int, ...] = metadata.get("tokenizer.ggml.token_type", ())
+        texts: list[bytes] = []
+        if metadata.get("tokenizer.ggml.model") == _BYTE_LEVEL and len(tokens) == len(types) == self.n_vocab:
+            normal = [token if kind == _TOKEN_NORMAL else "" for token, kind in zip(tokens, types, strict=True)]
+            texts = _from_alphabet(normal)
+        if not texts:
+            return [self.token_bytes(token) for token in range(self.n_vocab)]
+        for token in (token for token, kind in enumerate(types) if kind != _TOKEN_NORMAL):
+            texts[token] = self.token_bytes(token)
+        return texts
+
+
+def _from_alphabet(tokens: Sequence[str]) -> list[bytes]:
+    """Tokens in the alphabet of byte-level BPE as bytes; [] where one holds another character."""
+    values, is_known = _byte_alphabet()
+    characters = np.frombuffer("".join(tokens).encode("utf-16-le", "surrogatepass"), dtype="<u2")
+    ends = np.cumsum([len(token) for token in tokens]).tolist()
+    # A character beyond 16 bits would be two of them.
+    if len(characters) != ends[-1] or not is_known[characters].all():
+        return []
+    data = values[characters].tobytes()
+    return [data[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+
+
+@lru_cache(maxsize=1)
+def _byte_alphabet() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """GPT-2's: printable bytes stand for themselves, the others for characters from 256 on; byte and known, by code."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    values, is_known = np.zeros(1 << 16, dtype=np.uint8), np.zeros(1 << 16, dtype=np.bool_)
+    codes = [*printable, *range(256, 256 + len(others))]
+    values[codes], is_known[codes] = [*printable, *others], True
+    return values, is_known

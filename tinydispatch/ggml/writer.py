@@ -1,6 +1,7 @@
 """Writes a GGUF file from metadata and tensors, one tensor in memory at a time; `header.py` reads it.
 
-Values get the types that gguf-py gives them: whole numbers 32 bits without a sign (in arrays with one), fractions 32 bits.
+Values get the types that gguf-py gives them: whole numbers have 32 bits without a sign (in arrays with one), fractions
+32 bits.
 """
 
 from __future__ import annotations

@@ -60,12 +60,15 @@ class Endpoint:
     config: EndpointConfig
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    # Names the endpoint in failures: its URL without what may hold a secret.
+    address: str = field(init=False)
     _client: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.config.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.password:
             raise PolicyError(f"base_url: '{parts.hostname or self.config.base_url}': expected http://host:port/v1")
+        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         key = os.environ.get(self.config.api_key_env, "") if self.config.api_key_env else "none"
         if not key:
             raise PolicyError(f"api_key_env: the environment variable {self.config.api_key_env} is not set")
@@ -129,32 +132,32 @@ class Endpoint:
             lambda: self._client.chat.completions.with_raw_response.create(timeout=timeout_s, **body), timeout_s
         )
         if end is None:
-            return LayerFailure(FailureKind.TIMEOUT, f"no reply within {timeout_s:g} s"), None
+            return LayerFailure(FailureKind.TIMEOUT, f"{self.address}: no reply within {timeout_s:g} s"), None
         if end.error is not None:
-            return _failure(end.error)
+            return _failure(end.error, self.address)
         try:
             raw: Any = end.value
             return reply_from_completion(json_decoder(strict=False).decode(raw.text))
         except (ValueError, RecursionError) as error:
-            return LayerFailure(FailureKind.GARBAGE, f"not a chat completion: {str(error)[:200]}"), 0.0
+            return LayerFailure(FailureKind.GARBAGE, f"{self.address}: not a chat completion: {str(error)[:200]}"), 0.0
 
 
-def _failure(error: Exception) -> tuple[LayerFailure, float | None]:
+def _failure(error: Exception, address: str) -> tuple[LayerFailure, float | None]:
     import openai
 
     if isinstance(error, openai.APITimeoutError):
-        return LayerFailure(FailureKind.TIMEOUT, "no reply in time"), None
+        return LayerFailure(FailureKind.TIMEOUT, f"{address}: no reply in time"), None
     if isinstance(error, openai.APIConnectionError):
-        return LayerFailure(FailureKind.DOWN, f"no connection: {error.__cause__ or error}"), 0.0
+        return LayerFailure(FailureKind.DOWN, f"{address}: no connection: {error.__cause__ or error}"), 0.0
     if isinstance(error, openai.APIStatusError):
-        status, detail = error.status_code, f"HTTP {error.status_code}: {error.response.text[:200]!r}"
+        status, detail = error.status_code, f"{address}: HTTP {error.status_code}: {error.response.text[:200]!r}"
         if status == 429:
             return LayerFailure(FailureKind.RATE_LIMITED, detail), _retry_after_s(error.response.headers)
         if status >= 500:
             return LayerFailure(FailureKind.DOWN, detail), 0.5
         return LayerFailure(FailureKind.REFUSED, detail), None
     if isinstance(error, openai.OpenAIError):
-        return LayerFailure(FailureKind.GARBAGE, f"{type(error).__name__}: {str(error)[:200]}"), 0.0
+        return LayerFailure(FailureKind.GARBAGE, f"{address}: {type(error).__name__}: {str(error)[:200]}"), 0.0
     raise error
 
 
