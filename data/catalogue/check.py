@@ -31,7 +31,7 @@ def problems(domain: Domain) -> Iterator[str]:
     """Everything in a file that a reader of `load_domain` could not see, each with file and line."""
     bundled = {tool.name for tool in bundled_tools()}
     for tool in domain.tools:
-        if tool.name in bundled:
+        if tool.name in bundled and tool not in bundled_tools():
             yield f"{domain.name}: tool '{tool.name}' has a bundled tool's name, which the default must not have seen"
     by_name = {tool.name: tool for tool in domain.tools}
     seen: dict[str, str] = {}

@@ -18,7 +18,12 @@ from typing import Any
 import yaml
 
 from data.config import CATALOGUE
+from tinydispatch.bundled import bundled_tools
 from tinydispatch.tools import Message, Role, Tool, ToolCall, ToolError
+
+
+# In the place of a file's tools: its requests are to the eight bundled ones.
+BUNDLED = "bundled"
 
 
 class CatalogueError(ValueError):
@@ -166,15 +171,16 @@ def load_domain(path: Path) -> Domain:
             loader.dispose()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    is_bundled = isinstance(tree, dict) and tree.get("tools") == BUNDLED
     if (
         not isinstance(tree, dict)
-        or not isinstance(tree.get("tools"), list)
+        or not (is_bundled or isinstance(tree.get("tools"), list))
         or not isinstance(tree.get("requests"), list)
     ):
         raise CatalogueError(f"{path}: expected 'domain', 'about', 'tools' and 'requests'")
     if unknown := sorted(map(str, tree.keys() - {"domain", "about", "tools", "requests"})):
         raise CatalogueError(f"{path}: unknown key '{unknown[0]}'; a file has domain, about, tools and requests")
-    tools = tuple(_tool(path, value) for value in tree["tools"])
+    tools = bundled_tools() if is_bundled else tuple(_tool(path, value) for value in tree["tools"])
     by_name = {tool.name: tool for tool in tools}
     if len(by_name) != len(tools):
         raise CatalogueError(f"{path}: two tools have the same name")
