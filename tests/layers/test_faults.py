@@ -58,6 +58,8 @@ def test_a_layer_that_is_down_is_passed_over_by_the_one_above(free_port: str, se
     layers = {"orchestration": endpoint(free_port), "planning": endpoint(server.url)}
     end = stack(kitchen, ScriptedDispatcher(confidence=0.1), **layers).run("My day?")
     assert kitchen.acted == [LIST]
+    failed = [handover.detail for _, handover in end.handovers if handover.reason is Reason.LAYER_FAILED]
+    assert failed[0].startswith(f"down: {free_port}: no connection")
     assert end.state is EndState.ASKED, "nobody is left to say what came of it"
 
 
@@ -97,7 +99,7 @@ def test_a_slow_layer_costs_its_time_limit_and_no_more(server: ScriptedServer) -
     assert time.monotonic() - started < 15
     release.set()
     assert end.state is EndState.ASKED
-    assert "timeout: no reply" in end.handovers[0][1].detail
+    assert f"timeout: {server.url}: no reply" in end.handovers[0][1].detail
 
 
 def test_a_run_ends_at_its_time_limit_whatever_hangs() -> None:

@@ -80,8 +80,10 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Take the address before a model is loaded; nothing listens yet.
 
     Raises:
-        SettingsError: it is in use, or is none of this machine's.
+        SettingsError: another program listens there, or it is none of this machine's.
     """
+    if not 0 <= port < 1 << 16:
+        raise SettingsError(f"{host}:{port} cannot be listened on: ports go from 0 to 65535; give another --port")
     taken: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
@@ -93,12 +95,11 @@ def bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             found.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         for found in taken:
             found.close()
-        reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(
-            f"{host}:{port} cannot be listened on: {reason}; give another --port, or stop what uses this one"
+            f"{host}:{port} cannot be listened on: {error.strerror}; give another --port, or stop what uses this one"
         ) from error
     return taken
 
