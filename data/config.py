@@ -72,6 +72,7 @@ class CatalogueSource(_Source):
     passes: int = Field(default=1, ge=1)
     requests_per_list: int = Field(default=12, ge=1, description="how many share one list of tools, at least")
     most_tools: int = Field(default=40, ge=8, description="on offer at once")
+    whole: bool = Field(default=False, description="every list is a file's own tools, all of them in their order")
     hardening: HardeningConfig = HardeningConfig()
     licence: str | None = "Apache-2.0"
 

