@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+CATALOGUE = Path(__file__).parent / "catalogue"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -44,6 +46,35 @@ class PhrasesSource(_Source):
     kind: Literal["phrases"]
     path: Path
     count: int = Field(ge=1)
+
+
+class HardeningConfig(_Section):
+    """Shares of the catalogue's lists that are changed, so that a model reads tools instead of remembering them."""
+
+    masked: float = Field(default=0.08, ge=0, le=1, description="tools and parameters under names that mean nothing")
+    restyled: float = Field(default=0.15, ge=0, le=1, description="names in camelCase, kebab-case or with dots")
+    undescribed: float = Field(default=0.12, ge=0, le=1, description="no descriptions")
+    reordered: float = Field(default=0.2, ge=0, le=1, description="parameters in another order")
+    without_gold: float = Field(
+        default=0.06, ge=0, le=1, description="requests asked again where the tool that would serve is not on offer"
+    )
+    system: float = Field(default=0.3, ge=0, le=1, description="a system message before the date")
+
+
+class CatalogueSource(_Source):
+    """The catalogue's requests, each `passes` times among other tools and on another day; data/catalogue/README.md.
+
+    More than one pass wants `near_duplicate_threshold: null`: the passes ask the same in the same words.
+    """
+
+    kind: Literal["catalogue"]
+    path: Path = Field(default=CATALOGUE, description="folder of catalogue files, or one of them")
+    passes: int = Field(default=1, ge=1)
+    requests_per_list: int = Field(default=12, ge=1, description="how many share one list of tools, at least")
+    most_tools: int = Field(default=40, ge=8, description="on offer at once")
+    whole: bool = Field(default=False, description="every list is a file's own tools, all of them in their order")
+    hardening: HardeningConfig = HardeningConfig()
+    licence: str | None = "Apache-2.0"
 
 
 class _FileSource(_Source):
@@ -146,8 +177,9 @@ FileSource = (
     | When2CallSource
     | DispatchLogSource
 )
-GENERATED = (SynthSource, PhrasesSource)  # made here, a row after the other, and never shortened
-SourceConfig = Annotated[SynthSource | PhrasesSource | FileSource, Field(discriminator="kind")]
+# Made here, a row after the other, and never shortened.
+GENERATED = (SynthSource, PhrasesSource, CatalogueSource)
+SourceConfig = Annotated[SynthSource | PhrasesSource | CatalogueSource | FileSource, Field(discriminator="kind")]
 
 
 class AugmentConfig(_Section):

@@ -21,8 +21,9 @@ class EvalConfig(BaseModel):
     batch_size: int = Field(default=8, ge=1)
     # Positions of the GGUF backend's cache, prompt and reply together; fewer where the model has fewer.
     n_ctx: int = Field(default=4096, ge=1)
-    # Of the GGUF backend: replies follow the tools' schemas, as in service; false measures the bare model.
-    gguf_constrained: bool = True
+    # Of GGUF files and checkpoints: replies follow the tools' schemas, as in service; false measures the bare model
+    # (of a checkpoint `batch_size` prompts at once).
+    constrained: bool = True
     # Of the transformers backend; "auto" takes a GPU when there is one.
     device: str = "auto"
     # Above 0 replies are sampled (endpoints only), each case `samples` times with seeds from `seed` on.

@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 
-from export.architectures import FAMILIES, Family
+from export.architectures import FAMILIES
 from export.errors import ExportError, UnsupportedArchitectureError
+from export.graph import Family
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
+
+from export.config import ExportConfig, Quantization
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,23 @@ class GraphPlan:
     n_layers: int
     metadata: Mapping[str, int | float | str | tuple[int, ...]]
     tensors: tuple[PlannedTensor, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known about checkpoints of one architecture.
+
+    Args:
+        name: what the checkpoint calls its architecture.
+        check_variant: refuses settings that the graph lacks, each by its name in config.json.
+        plan_graph: the file for a configuration that `check_variant` let pass.
+    """
+
+    name: str
+    check_variant: Callable[[Path, PretrainedConfig], None]
+    plan_graph: Callable[[PretrainedConfig, ExportConfig, Quantization], GraphPlan]
+
+    def tensor_names(self, config: PretrainedConfig) -> list[str]:
+        """The checkpoint's weights."""
+        plan = self.plan_graph(config, ExportConfig(), Quantization.F32)
+        return [source for tensor in plan.tensors for source in tensor.sources]

@@ -32,7 +32,8 @@ class Reference:
 class LogitComparison:
     """A file's logits against the checkpoint's over `n_positions`; `mean_kl` is KL(checkpoint ‖ file) in nats.
 
-    `logit_std` is the checkpoint's spread within a position, the measure of what a difference means.
+    Differences are of logits from which each position's mean is taken. `logit_std` is the checkpoint's spread within a
+    position, the measure of what a difference means.
     """
 
     n_prompts: int
@@ -148,8 +149,8 @@ def compare_logits(model: Runtime, references: Sequence[Reference]) -> LogitComp
         model.truncate(0)
         logits = model.decode_all(reference.ids)
         for start in range(0, len(reference.ids), _ROWS):
-            expected = reference.logits[start : start + _ROWS].astype(np.float64)
-            actual = logits[start : start + _ROWS, : expected.shape[1]].astype(np.float64)
+            expected = _centred(reference.logits[start : start + _ROWS])
+            actual = _centred(logits[start : start + _ROWS, : expected.shape[1]])
             delta = np.abs(expected - actual)
             maximum = float(np.maximum(maximum, delta.max()))  # unlike max(), keeps a NaN
             difference += float(delta.mean(axis=1).sum())
@@ -165,6 +166,13 @@ def compare_logits(model: Runtime, references: Sequence[Reference]) -> LogitComp
         mean_kl=divergence / n_positions,
         top1_agreement=agreeing / n_positions,
     )
+
+
+def _centred(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Logits from which each position's mean is taken: what all have in common changes no probability."""
+    wide = logits.astype(np.float64)
+    centred: npt.NDArray[np.float64] = wide - wide.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _kl(expected: npt.NDArray[np.float64], actual: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -13,21 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from export.errors import ExportError, UnsupportedTokenizerError
 from tinydispatch import formats
-
-# llama.cpp picks its splitting code by name, so a name may be written only for exactly the expression behind it.
-_WORDS_AND_DIGITS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# With combining marks, which Qwen3.5 keeps with their letters.
-_LETTERS_WITH_MARKS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_NAMED_EXPRESSIONS = {
-    _WORDS_AND_DIGITS % r"\p{N}": "qwen2",
-    _WORDS_AND_DIGITS % r"\p{N}{1,3}": "dbrx",
-    _LETTERS_WITH_MARKS: "qwen35",
-}
+from tinydispatch.ggml import pre_tokenizers
 
 
 class TokenType(IntEnum):
@@ -135,24 +121,15 @@ def pre_tokenizer_name(path: Path, value: Mapping[str, Any] | None) -> str:
     """llama.cpp's name of a `tokenizer.json` pre-tokenizer, by comparing what it does, not a hash of its output.
 
     Raises:
-        UnsupportedTokenizerError: it is neither qwen2's, qwen35's, dbrx's nor gpt-2's.
+        UnsupportedTokenizerError: llama.cpp has none that splits the same way.
     """
-    steps: list[dict[str, Any]] = [dict(value)] if value else []
-    if steps and steps[0].get("type") == "Sequence":
-        steps = steps[0]["pretokenizers"]
-    kinds = [step.get("type") for step in steps]
-    last = steps[-1] if steps else {}
-    if kinds == ["ByteLevel"] and last["use_regex"] and not last["add_prefix_space"]:
-        return "gpt-2"
-    if kinds == ["Split", "ByteLevel"] and not last["use_regex"] and not last["add_prefix_space"]:
-        split = steps[0]
-        is_isolating = split["behavior"] == "Isolated" and not split["invert"]
-        if is_isolating and (name := _NAMED_EXPRESSIONS.get(split["pattern"].get("Regex", ""))):
-            return name
-    raise UnsupportedTokenizerError(
-        f"{path}: tokenizer.json: 'pre_tokenizer' is neither qwen2's, qwen35's, dbrx's nor gpt-2's, and llama.cpp "
-        f"would split text otherwise than the model was trained: {json.dumps(value, ensure_ascii=False)[:300]}"
-    )
+    name = pre_tokenizers.name_of(value)
+    if name is None:
+        raise UnsupportedTokenizerError(
+            f"{path}: tokenizer.json: 'pre_tokenizer' is none of {', '.join(pre_tokenizers.NAMES)}, and llama.cpp "
+            f"would split text otherwise than the model was trained: {json.dumps(value, ensure_ascii=False)[:300]}"
+        )
+    return name
 
 
 def _normalizer(path: Path, value: Mapping[str, Any] | None) -> str | None:

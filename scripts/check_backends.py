@@ -64,7 +64,7 @@ def report(results: Mapping[str, Sequence[EvalResult]], suites: Sequence[Suite])
 def _ways(arguments: argparse.Namespace, config: EvalConfig) -> Iterator[tuple[str, AbstractContextManager[Backend]]]:
     if arguments.checkpoint is not None:
         yield _CHECKPOINT, open_backend(arguments.checkpoint, config)
-    yield _BARE, open_backend(arguments.gguf, config.model_copy(update={"gguf_constrained": False}))
+    yield _BARE, open_backend(arguments.gguf, config.model_copy(update={"constrained": False}))
     yield _GRAMMAR, open_backend(arguments.gguf, config)
     yield _PROMPTS, _llama(arguments.gguf, config.model_copy(update={"endpoint_api": "completions"}))
     yield _CHAT, _llama(arguments.gguf, config)

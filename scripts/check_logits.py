@@ -24,7 +24,8 @@ from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.runtime import Logits
 
-# Largest allowed differences from transformers; of smaller formats the export's own verification judges.
+# Largest allowed differences from transformers, as a share of the largest logit where that is over 1: floats are as exact
+# as they are large. Of smaller formats the export's own verification judges.
 _LIMITS = {bindings.GGML_TYPE_F32: 1e-4, bindings.GGML_TYPE_F16: 2e-2}
 # Batches of other sizes add in another order: 32-bit weights and cache agree to rounding, 16-bit ones to theirs.
 _STEP_LIMITS = {bindings.GGML_TYPE_F32: 1e-4}
@@ -34,9 +35,13 @@ _ONE_BY_ONE = 8
 
 @dataclass(frozen=True)
 class LengthCheck:
-    """Largest differences of logits over a prompt; `stepwise` and `restored` are those of the file from itself."""
+    """Largest differences of logits over a prompt; `stepwise` and `restored` are those of the file from itself.
+
+    `largest` is the checkpoint's largest logit, whatever its sign.
+    """
 
     length: int
+    largest: float
     from_checkpoint: float
     stepwise: float
     restored: float
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     lengths = sorted(set(arguments.lengths))
     is_good = True
-    print(f"{'file':<32}{'tokens':>8}{'Δ checkpoint':>14}{'Δ one by one':>14}{'Δ restored':>12}")
+    print(f"{'file':<32}{'tokens':>8}{'largest':>9}{'Δ checkpoint':>14}{'Δ one by one':>14}{'Δ restored':>12}")
     try:
         ids, expected = reference(arguments.checkpoint, lengths[-1])
         for path in arguments.models:
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     found = check(model, ids[:length], expected[:length])
                     is_good &= is_within(model, found)
                     print(
-                        f"{path.name:<32}{length:>8}{found.from_checkpoint:>14.2g}"
+                        f"{path.name:<32}{length:>8}{found.largest:>9.3g}{found.from_checkpoint:>14.2g}"
                         f"{found.stepwise:>14.2g}{found.restored:>12.2g}",
                         flush=True,
                     )
@@ -96,6 +101,7 @@ def check(model: GgufModel, ids: Sequence[int], expected: Logits) -> LengthCheck
     restored = [model.decode([token]) for token in ids[start:]]
     return LengthCheck(
         length=len(ids),
+        largest=float(np.abs(expected).max()),
         from_checkpoint=float(np.abs(at_once[:, : expected.shape[1]] - expected).max()),
         stepwise=float(np.abs(np.stack(continued) - at_once[start:]).max()),
         restored=float(np.abs(np.stack(restored) - np.stack(continued)).max()),
@@ -105,8 +111,10 @@ def check(model: GgufModel, ids: Sequence[int], expected: Logits) -> LengthCheck
 def is_within(model: GgufModel, found: LengthCheck) -> bool:
     """Whether the differences lie within what the file's format allows; restored must equal continued exactly."""
     limit, kind = logit_limit(model.header), matrix_type(model.header)
-    is_close = limit is None or found.from_checkpoint < limit
-    return is_close and found.stepwise < _STEP_LIMITS.get(kind, _OTHER_STEP_LIMIT) and found.restored == 0
+    unit = max(1.0, found.largest)
+    is_close = limit is None or found.from_checkpoint < limit * unit
+    is_steady = found.stepwise < _STEP_LIMITS.get(kind, _OTHER_STEP_LIMIT) * unit
+    return is_close and is_steady and found.restored == 0
 
 
 def matrix_type(header: GgufHeader) -> int:

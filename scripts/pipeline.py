@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.prepare import prepare
 from data.sources import check_source
@@ -19,7 +20,7 @@ from eval.cases import case_texts_by_suite, load_suite
 from eval.results import EvalResult
 from scripts.stages import Ledger, Stage
 from training.config import RunConfig, dump_run_config, load_run_config
-from training.hub import resolve_model
+from training.hub import DEFAULT, resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,16 @@ class _Pipeline:
         logger.info("trained: %s", {name: round(value, 3) for name, value in result.metrics.items()})
 
     def _evaluate(self) -> None:
-        self._measure({"base": self.model_dir, "checkpoint": self.folder / "checkpoint"})
+        self._measure({**self._starting_points(), "checkpoint": self.folder / "checkpoint"})
+
+    def _starting_points(self) -> dict[str, Path]:
+        """What the run starts from, by the name of its row; of the default dispatcher the files that users have."""
+        if self.run_config.model.path != DEFAULT:
+            return {"base": self.model_dir}
+        from tinydispatch.default.model import default_model
+        from training.gguf_base import base_in_our_format
+
+        return {"base": base_in_our_format(), "default": default_model()}
 
     def _evaluate_gguf(self) -> None:
         self._measure({f"gguf-{quantization}": path for quantization, path in self._gguf_files().items()})
@@ -175,7 +185,8 @@ class _Pipeline:
         from eval.results import load_result
 
         suites = [load_suite(name).name for name in self.run_config.eval.suites]
-        names = ["base", "checkpoint", *(f"gguf-{quantization}" for quantization in self._gguf_files())]
+        before = ["base", "default"] if self.run_config.model.path == DEFAULT else ["base"]
+        names = [*before, "checkpoint", *(f"gguf-{quantization}" for quantization in self._gguf_files())]
         return [load_result(self.folder / "eval" / f"{suite}-{name}.json") for suite in suites for name in names]
 
     def _measure(self, models: dict[str, Path]) -> None:
@@ -220,13 +231,45 @@ class _Pipeline:
         print(f'try it:    python -m tinydispatch call {offered} "{_SENTENCES[0]}"')
 
 
+def _right_calls(today: dt.date) -> list[list[dict[str, Any]]]:
+    """The calls that answer each of `_SENTENCES`, as an evaluation case states them."""
+    tomorrow, friday = today + dt.timedelta(days=1), today + dt.timedelta(days=(3 - today.weekday()) % 7 + 1)
+    ready = {"$match": "one_of", "values": ["the slides are ready", "The slides are ready.", "The slides are ready"]}
+    return [
+        [{"name": "get_weather", "arguments": {"location": "Oslo", "date": tomorrow.isoformat()}}],
+        [
+            {"name": "set_reminder", "arguments": {"text": "water the plants", "remind_at": f"{friday}T18:00"}},
+            {
+                "name": "convert_currency",
+                "arguments": {"amount": 250, "from_currency": "EUR", "to_currency": "JPY"},
+            },
+        ],
+        [{"name": "send_email", "arguments": {"to": ["ana@example.com"], "subject": "Slides", "body": ready}}],
+    ]
+
+
 def _dispatch_examples(model: Path) -> None:
+    """Answer three sentences; an answer that is wrong is marked as such."""
+    from eval.case import case_from_row
+    from eval.matching import match
+    from eval.places import Place
     from tinydispatch.bundled import bundled_tools
     from tinydispatch.dispatcher import Dispatcher
-    from tinydispatch.formats import render_calls
+    from tinydispatch.formats import ParsedReply, render_calls
 
-    with Dispatcher(model, bundled_tools()) as dispatcher:
-        for sentence in _SENTENCES:
+    today, tools = dt.date.today(), bundled_tools()
+    with Dispatcher(model, tools, today) as dispatcher:
+        for sentence, calls in zip(_SENTENCES, _right_calls(today), strict=True):
+            row = {
+                "id": "demo",
+                "category": "demo",
+                "messages": [{"role": "user", "content": sentence}],
+                "expected": {"calls": calls},
+            }
+            case = case_from_row(row, tools, Place("train.py"))
             answer = dispatcher.dispatch(sentence)
-            print(f"\n> {sentence}\n{render_calls(answer.calls) or answer.reply}  ({answer.timings.total_ms:.0f} ms)")
+            score = match(ParsedReply(answer.reply, answer.calls, answer.unparsed), case, tools)
+            verdict = "" if score.is_correct else f"   WRONG ({score.outcome}: {score.explanation})"
+            print(f"\n> {sentence}\n{render_calls(answer.calls) or answer.reply}")
+            print(f"  {answer.timings.total_ms:.0f} ms{verdict}")
     print()

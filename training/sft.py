@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
@@ -30,7 +32,7 @@ from training.hardware import resolve_precision
 from training.hub import resolve_model
 from training.model import check_length, load_model
 from training.options import quantization_config, to_lora_config, to_sft_config
-from training.packing import make_packable
+from training.packing import choose_packing, make_packable, make_tree_packable
 from training.pass_rate import PassRate
 from training.plot import plot_run
 from training.preflight import Check, preflight, report
@@ -193,12 +195,12 @@ def make_trainer(
     Raises:
         PackingError: rows of several conversations were asked for, and the model lets one see the other.
     """
-    run = _packed_or_padded(run, model)
+    run = _packed_or_padded(run, model, dataset)
     if run.training.packing is Packing.ROWS:
         dataset = pack_dataset(dataset, run.data.max_length_tokens, map_kwargs={"keep_in_memory": True})
     arguments = to_sft_config(run, checkpoints, report_to)
     shard_on_cpus_too()
-    return DispatchTrainer(
+    trainer = DispatchTrainer(
         run,
         model=model,
         args=arguments,
@@ -206,30 +208,63 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=to_lora_config(run) if run.training.method.has_adapter else None,
     )
+    if run.training.method.has_adapter and run.training.lora.start_from is not None:
+        _load_adapter(trainer.model, run.training.lora.start_from)
+    return trainer
 
 
-def _packed_or_padded(run: RunConfig, model: PreTrainedModel) -> RunConfig:
-    """The run with packing off where it has nothing to gain, or where the model cannot keep conversations apart.
+def _load_adapter(model: Any, folder: Path) -> None:
+    """Put an earlier adapter's weights in place of fresh ones.
 
     Raises:
-        PackingError: rows of several conversations were asked for: padding would make other batches of them.
+        ConfigError: the folder holds no adapter, or one of another shape.
     """
-    training = run.training
-    if training.packing is Packing.OFF:
-        return run
-    if training.packing is Packing.ROWS or training.per_device_batch_size > 1:
-        # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
-        if torch.cuda.is_available() and not is_sharded():
-            model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-        try:
-            make_packable(model, _AUTOCAST.get(resolve_precision(training.precision)))
-            return run
-        except PackingError as error:
-            if training.packing is Packing.ROWS:
-                raise PackingError(f"training.packing is 'rows', but {error}; set training.packing=off") from error
-            logger.warning("%s: batches are padded instead, which is slower; training.packing=off says so", error)
-    off = training.model_copy(update={"packing": Packing.OFF})
-    return run.model_copy(update={"training": off})
+    key = "training.lora.start_from"
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ConfigError(f"'{key}' is {folder}, which holds no adapter_model.safetensors")
+    weights = load_file(file)
+    fresh = get_peft_model_state_dict(model)
+    wrong = [name for name, weight in fresh.items() if name not in weights or weights[name].shape != weight.shape]
+    if wrong or len(weights) != len(fresh):
+        example = wrong[0] if wrong else sorted(weights.keys() - fresh.keys())[0]
+        raise ConfigError(f"'{key}': the adapter in {folder} has another rank or base than this run (at {example})")
+    set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
+
+
+def _packed_or_padded(run: RunConfig, model: PreTrainedModel, dataset: Dataset) -> RunConfig:
+    """The run with its packing decided: what was asked for, where it gains something and the model can do it.
+
+    Raises:
+        PackingError: a tree or rows of several conversations were asked for, which would make other batches than
+            padding does, and the model cannot keep conversations apart in them.
+    """
+    packing = choose_packing(run, dataset)
+    if packing is Packing.OFF:
+        return _with_packing(run, packing)
+    # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
+    if torch.cuda.is_available() and not is_sharded():
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    autocast = _AUTOCAST.get(resolve_precision(run.training.precision))
+    try:
+        if packing is Packing.TREE:
+            make_tree_packable(model, autocast)
+        else:
+            make_packable(model, autocast)
+        return _with_packing(run, packing)
+    except PackingError as error:
+        if run.training.packing in (Packing.ROWS, Packing.TREE):
+            asked = run.training.packing
+            raise PackingError(f"training.packing is '{asked}', but {error}; set training.packing=off") from error
+        if packing is Packing.TREE:
+            logger.warning("%s: they are laid end to end instead; training.packing=batch says so", error)
+            return _packed_or_padded(_with_packing(run, Packing.BATCH), model, dataset)
+        logger.warning("%s: batches are padded instead, which is slower; training.packing=off says so", error)
+    return _with_packing(run, Packing.OFF)
+
+
+def _with_packing(run: RunConfig, packing: Packing) -> RunConfig:
+    return run.model_copy(update={"training": run.training.model_copy(update={"packing": packing})})
 
 
 def _agree_on_resume(

@@ -20,8 +20,9 @@ _SENTINEL = "Sentinel"
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a local model directory, ready for chats.
 
-    A model's own chat template is kept. A model without one gets ours, with its special tokens added. The end token
-    is what the template writes after an assistant's reply, and padding is another token than that.
+    A model's own chat template is kept if it renders tools. Any other model gets ours; where its vocabulary knows
+    ChatML's turns (SmolLM2) nothing is added and calls are marked in ordinary text, elsewhere our special tokens are
+    added. The end token is what the template writes after an assistant's reply, and padding is another token than that.
 
     Raises:
         TokenizerError: no tokenizer there, or a template that ends replies without a token of its own.
@@ -32,20 +33,25 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         raise TokenizerError(f"{directory}: no tokenizer can be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise TokenizerError(f"{directory}: the tokenizer has no tokenizer.json, which the loss mask needs")
-    if tokenizer.chat_template is None:
-        _add_default_template(tokenizer)
-    elif not isinstance(tokenizer.chat_template, str):
+    if tokenizer.chat_template is not None and not isinstance(tokenizer.chat_template, str):
         # Several named templates: the one for tools is the one that servers take here.
         tokenizer.chat_template = tokenizer.get_chat_template(tools=[{}])
+    if tokenizer.chat_template is None or not _renders_tools(str(tokenizer.chat_template)):
+        _take_default_template(tokenizer)
     tokenizer.eos_token = _end_token(tokenizer, directory)
     _ensure_pad_token(tokenizer)
     return tokenizer
 
 
-def _add_default_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.add_tokens(
-        [AddedToken(token, special=token in _CONTROL_TOKENS, normalized=False) for token in formats.SPECIAL_TOKENS]
-    )
+def _renders_tools(template: str) -> bool:
+    return re.search(r"\btools\b", template) is not None
+
+
+def _take_default_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not {formats.TURN_START, formats.TURN_END} <= tokenizer.get_vocab().keys():
+        tokenizer.add_tokens(
+            [AddedToken(token, special=token in _CONTROL_TOKENS, normalized=False) for token in formats.SPECIAL_TOKENS]
+        )
     tokenizer.chat_template = formats.default_chat_template()
     # The template writes everything that the model reads; OPT's tokenizer would put </s> before it in other programs.
     if getattr(tokenizer, "add_bos_token", False):

@@ -21,6 +21,7 @@ from training.errors import CheckpointWriteError, TrainingDivergedError
 from training.hardware import has_accelerator
 from training.lengths import with_few_lengths
 from training.optimizer import MuonWithAdamW
+from training.tree import SharedBeginnings, TellEpoch, tree_batch
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,19 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         self._run = run
         self._losses: list[torch.Tensor] = []  # of the step under way
         self._saving_to: Path | None = None
+        self._sampler: SharedBeginnings | None = None
         super().__init__(**arguments)
-        if (
+        if run.training.packing is Packing.TREE:
+            batch_size, seed = run.training.per_device_batch_size, run.seed
+            self._sampler = SharedBeginnings(self.train_dataset, batch_size, seed)
+            self.add_callback(TellEpoch(self._sampler))
+            self.data_collator: Any = tree_batch
+        elif (
             run.training.per_device_batch_size == 1
             and run.training.packing is not Packing.ROWS
             and not has_accelerator()
         ):
-            self.data_collator: Any = with_few_lengths(self.data_collator, self.processing_class.pad_token_id)
+            self.data_collator = with_few_lengths(self.data_collator, self.processing_class.pad_token_id)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Muon where the run asks for it; the Trainer's own AdamW otherwise."""
@@ -53,6 +60,10 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
                 weight_decay=training.weight_decay,
             )
         return super().create_optimizer(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Conversations that share much go into one batch where what they share is computed once."""
+        return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler
 
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*arguments, **keywords)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.config import (
     GENERATED,
+    CatalogueSource,
     DispatchLogSource,
     FileSource,
     HermesSource,
@@ -64,6 +65,9 @@ def check_source(source: SourceConfig, key: str, default_tools: Sequence[Tool] |
         require_exists(source.path, f"{key}.path")
         if default_tools is not None:
             next(_read_phrases(source, 0, default_tools))
+    if isinstance(source, CatalogueSource):
+        require_exists(source.path, f"{key}.path")
+        next(_read_catalogue(source, 0))
     if isinstance(source, GENERATED):
         return
     if source.path is not None:
@@ -83,6 +87,8 @@ def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool
         return islice(_read_synth(source.count, seed), source.max_rows)
     if isinstance(source, PhrasesSource):
         return islice(_read_phrases(source, seed, default_tools), source.max_rows)
+    if isinstance(source, CatalogueSource):
+        return islice(_read_catalogue(source, seed), source.max_rows)
     rows = (row for part in iter_parts(source) for row in read_part(source, part, default_tools))
     return islice(rows, source.max_rows)
 
@@ -179,6 +185,25 @@ def _read_phrases(source: PhrasesSource, seed: int, default_tools: Sequence[Tool
         yield from generate(load_phrases(source.path, default_tools), default_tools, source.count, seed)
     except PhraseFileError as error:
         raise DataFileError(str(error)) from error
+
+
+def _read_catalogue(source: CatalogueSource, seed: int) -> Iterator[Conversation]:
+    from data.catalogue.mixing import mixed
+    from data.catalogue.reader import CatalogueError, load_catalogue
+
+    try:
+        domains = load_catalogue(source.path)
+    except CatalogueError as error:
+        raise DataFileError(str(error)) from error
+    yield from mixed(
+        domains,
+        seed=seed,
+        passes=source.passes,
+        requests_per_list=source.requests_per_list,
+        most_tools=source.most_tools,
+        whole=source.whole,
+        hardening=source.hardening,
+    )
 
 
 def _read_synth(count: int, seed: int) -> Iterator[Conversation | Rejected]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eval.backends.base import BackendError, ClosesOnExit, Failure, Generation, Request
 from eval.backends.batched import BatchedGreedy
+from eval.backends.gguf import complete
+from eval.backends.torch_runtime import TorchRuntime
 from eval.config import EvalConfig
+from tinydispatch.engine import Engine
 from tinydispatch.formats import TURN_END, default_chat_template, render_prompt, with_reference_date
+
+logger = logging.getLogger(__name__)
 
 # It is handed several batches' worth of requests, among which it puts those of like length together.
 _BATCHES_AT_ONCE = 4
@@ -27,10 +33,20 @@ class CheckpointBackend(ClosesOnExit):
     Args:
         batch_size: how many prompts are computed together.
         is_plain: the library's own decoding, for comparison; it is also what models get that keep recurrent states.
+        is_constrained: replies follow the tools' schemas, decoded one by one by the product's engine; models that keep
+            recurrent states are decoded freely all the same, and a warning says so.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_new_tokens: int, batch_size: int, is_plain: bool = False
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        is_plain: bool = False,
+        is_constrained: bool = False,
+        n_ctx: int = 4096,
     ) -> None:
         self.batch_size = batch_size * _BATCHES_AT_ONCE
         self._size = batch_size
@@ -44,6 +60,13 @@ class CheckpointBackend(ClosesOnExit):
         model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=sorted(self._end_ids) or None, pad_token_id=self._pad_id
         )
+        if is_constrained and not BatchedGreedy.can_decode(model):
+            logger.warning("a model with recurrent states is decoded without the tools' grammar")
+            is_constrained = False
+        self._engine: Engine | None = None
+        if is_constrained:
+            n_ctx = min(n_ctx, self._positions() or n_ctx)
+            self._engine = Engine(TorchRuntime(self._model, tokenizer, self._end_ids, n_ctx))
         is_plain = is_plain or not BatchedGreedy.can_decode(model)
         self._batched = None if is_plain else BatchedGreedy(model, self._end_ids, self._pad_id)
 
@@ -70,10 +93,14 @@ class CheckpointBackend(ClosesOnExit):
             max_new_tokens=config.max_new_tokens,
             batch_size=config.batch_size,
             is_plain=is_plain,
+            is_constrained=config.constrained and not is_plain,
+            n_ctx=config.n_ctx,
         )
 
     def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
-        """One reply per request, greedily, in batches of prompts of like length."""
+        """One reply per request, greedily: under the grammar one by one, else in batches of prompts of like length."""
+        if self._engine is not None:
+            return [complete(self._engine, request, self._max_new_tokens) for request in requests]
         replies: dict[int, Generation | Failure] = {}
         prompts: dict[int, list[int]] = {}
         for index, request in enumerate(requests):

@@ -40,26 +40,28 @@ class GgufBackend(ClosesOnExit):
         if not path.is_file():
             raise BackendError(f"{path}: no such file")
         try:
-            options = EngineOptions(is_constrained=config.gguf_constrained)
+            options = EngineOptions(is_constrained=config.constrained)
             return cls(open_model(path, config.n_ctx), config.max_new_tokens, options)
         except (GgufError, LlamaLibraryError) as error:
             raise BackendError(str(error)) from error
 
     def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
         """One reply per request, greedily."""
-        return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> Generation | Failure:
-        messages = with_reference_date(request.messages, request.reference_date)
-        try:
-            completion = self._engine.complete(messages, request.tools, self._max_new_tokens)
-        # ValueError: the prompt does not fit or cannot be rendered; RuntimeError: llama.cpp refused to decode.
-        except (ValueError, RuntimeError) as error:
-            return Failure(str(error))
-        return Generation(
-            completion.text, completion.timings.total_ms / 1000, completion.tokens.generated, completion.is_complete
-        )
+        return [complete(self._engine, request, self._max_new_tokens) for request in requests]
 
     def close(self) -> None:
         """Free the native memory."""
         self._runtime.close()
+
+
+def complete(engine: Engine, request: Request, max_new_tokens: int) -> Generation | Failure:
+    """One reply by the product's engine."""
+    messages = with_reference_date(request.messages, request.reference_date)
+    try:
+        completion = engine.complete(messages, request.tools, max_new_tokens)
+    # ValueError: the prompt does not fit or cannot be rendered; RuntimeError: llama.cpp refused to decode.
+    except (ValueError, RuntimeError) as error:
+        return Failure(str(error))
+    return Generation(
+        completion.text, completion.timings.total_ms / 1000, completion.tokens.generated, completion.is_complete
+    )

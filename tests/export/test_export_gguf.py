@@ -139,7 +139,7 @@ def test_an_unknown_architecture_is_refused_by_name_with_what_is_supported(
     with pytest.raises(UnsupportedArchitectureError) as caught:
         export_gguf(own_checkpoint, tmp_path / "gguf", "x", ExportConfig())
     assert str(caught.value).startswith(
-        "GGUF export of MambaForCausalLM is not supported yet (supported: Qwen3ForCausalLM,"
+        "GGUF export of MambaForCausalLM is not supported yet (supported: LlamaForCausalLM, "
     )
     assert str(caught.value).endswith(f"; the checkpoint is at {own_checkpoint}")
     assert not (tmp_path / "gguf").exists()

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from training import packing
+from training import attention, packing
+from training.attention import ATTENTION
 from training.errors import PackingError
-from training.packing import ATTENTION, check_packing, make_packable, plain_attention
+from training.packing import check_packing, make_packable, plain_attention
 from training.trainer import trained_tokens_only
 
 VOCABULARY = 97
@@ -185,8 +186,8 @@ def test_one_call_for_all_conversations_is_laid_out_as_the_gpus_kernel_wants_it(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel itself needs a GPU; here something of the same signature stands for it."""
-    monkeypatch.setattr(packing, "varlen_attn", varlen)
-    monkeypatch.setattr(packing, "_has_varlen_kernel", lambda _query, _dropout: True)
+    monkeypatch.setattr(attention, "varlen_attn", varlen)
+    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda _query, _dropout: True)
     model.set_attn_implementation(ATTENTION)
     loss, gradient = differences(model, [9, 23, 2, 14])
     assert loss < 1e-5
@@ -214,8 +215,8 @@ def test_padded_rows_and_generation_are_as_under_sdpa(model: PreTrainedModel) ->
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[0, :4] = 0
     found = []
-    for attention in ("sdpa", ATTENTION):
-        model.set_attn_implementation(attention)
+    for name in ("sdpa", ATTENTION):
+        model.set_attn_implementation(name)
         logits = model(input_ids=ids_BT, attention_mask=mask_BT).logits
         replies = model.generate(input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=6, do_sample=False)
         found.append((logits[mask_BT.bool()], replies))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from eval.cases import SuiteError, load_suite
 from tests.training.samples import MakeRun
-from training.packing import ATTENTION
+from training.attention import ATTENTION
 from training.pass_rate import LOG_NAME, answered, few_of_each
 from training.plot import plot_run
 from training.sft import train

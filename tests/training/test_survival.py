@@ -113,6 +113,22 @@ def test_a_kill_inside_a_save_continues_from_the_checkpoint_before(
     assert_same(run, uninterrupted)
 
 
+def test_a_kill_in_the_middle_of_a_run_with_trees_loses_nothing_but_time(
+    make_run: MakeRun, train_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight rows in batches of two, for one epoch and a quarter: the kill is in the second epoch's first batch."""
+    trees = {**STEPS, "training__packing": "tree", "training__epochs": 2, "training__save_steps": 3}
+    straight, killed = make_run(name="straight-trees", **trees), make_run(name="killed-trees", **trees)
+    train(straight, train_path, straight.run_dir)
+    with monkeypatch.context() as patch:
+        killed_at_step(4, patch)
+        with pytest.raises(Killed):
+            train(killed, train_path, killed.run_dir)
+    assert newest_complete(killed.run_dir / "checkpoints") == killed.run_dir / "checkpoints" / "checkpoint-3"
+    train(killed, train_path, killed.run_dir)
+    assert_same(killed, straight)
+
+
 def test_a_full_disk_says_so_and_leaves_the_last_checkpoint(
     make_run: MakeRun, train_path: Path, uninterrupted: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,29 +14,19 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
+from export.architectures import plain
 from export.config import ExportConfig, Quantization
-from export.errors import UnsupportedArchitectureError
-from export.graph import GraphPlan, PlannedTensor
+from export.graph import Family, GraphPlan, PlannedTensor
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
 # transformers' default; llama.cpp has none. Text has one position where images have three, so any sections do.
 _ROPE_SECTIONS = (11, 11, 10)
 
 _BOTH = {
-    "attn_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+    "attn_norm": plain.ATTENTION["attn_norm"],
+    **{"post_attention_norm" if name == "ffn_norm" else name: part for name, part in plain.FEED_FORWARD.items()},
 }
-_FULL_ATTENTION = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-}
+_FULL_ATTENTION = plain.ATTENTION | plain.HEAD_NORMS
 _LINEAR_ATTENTION = {
     "attn_qkv": "linear_attn.in_proj_qkv",
     "attn_gate": "linear_attn.in_proj_z",
@@ -57,20 +47,12 @@ def check_variant(path: Path, config: PretrainedConfig) -> None:
     Raises:
         UnsupportedArchitectureError: the message names the setting.
     """
-    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
     key_width, value_width = config.linear_key_head_dim, config.linear_value_head_dim
-    refused = {
-        "attention_bias": (config.attention_bias, bool(config.attention_bias)),
-        "rope_parameters.rope_type": (rope_type, rope_type != "default"),
-        "hidden_act": (config.hidden_act, config.hidden_act != "silu"),
+    own = {
         "linear_value_head_dim": (value_width, value_width != key_width),
         "layer_types": (config.layer_types, _interval(config) is None),
     }
-    for key, (value, is_refused) in refused.items():
-        if is_refused:
-            raise UnsupportedArchitectureError(
-                f"{path / 'config.json'}: '{key}' is {value!r}, for which GGUF export is not supported yet"
-            )
+    plain.refuse(path, plain.common_settings(config) | own)
 
 
 def _interval(config: PretrainedConfig) -> int | None:
@@ -82,32 +64,18 @@ def _interval(config: PretrainedConfig) -> int | None:
     return interval if list(config.layer_types) == expected else None
 
 
-def tensor_names(config: PretrainedConfig) -> list[str]:
-    """The checkpoint's weights."""
-    return [source for tensor in _tensors(config) for source in tensor.sources]
-
-
 def plan_graph(config: PretrainedConfig, _export: ExportConfig, _quantization: Quantization) -> GraphPlan:
     """llama.cpp's own `qwen35`."""
-    rope = config.rope_parameters or {}
+    rope = plain.rope(config)
     interval = _interval(config)
     assert interval is not None, "check_variant refuses other models"
     sections = tuple(rope.get("mrope_section", _ROPE_SECTIONS))
     return GraphPlan(
         architecture="qwen35",
         n_layers=config.num_hidden_layers,
-        metadata={
-            "block_count": config.num_hidden_layers,
-            "context_length": config.max_position_embeddings,
-            "embedding_length": config.hidden_size,
-            "feed_forward_length": config.intermediate_size,
-            "attention.head_count": config.num_attention_heads,
-            "attention.head_count_kv": config.num_key_value_heads,
-            "attention.key_length": config.head_dim,
-            "attention.value_length": config.head_dim,
-            "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        metadata=plain.metadata(config)
+        | {
             "full_attention_interval": interval,
-            "rope.freq_base": float(rope.get("rope_theta", 10_000.0)),
             "rope.dimension_count": int(config.head_dim * rope.get("partial_rotary_factor", 0.25)),
             "rope.dimension_sections": (*sections, *(0,) * (4 - len(sections))),
             "ssm.conv_kernel": config.linear_conv_kernel_dim,
@@ -169,3 +137,6 @@ def _tile_values(rows: torch.Tensor, n_keys: int, n_values: int) -> torch.Tensor
     """Rows by value head, from grouped by key head to tiled: of 2 keys and 4 values, 0 1 2 3 becomes 0 2 1 3."""
     grouped = rows.reshape(n_keys, n_values // n_keys, rows.shape[0] // n_values, *rows.shape[1:])
     return grouped.transpose(0, 1).reshape(rows.shape)
+
+
+FAMILY = Family("Qwen3_5ForCausalLM", check_variant, plan_graph)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from export.config import ExportConfig, OptGraph, Quantization
 from export.errors import UnsupportedArchitectureError
-from export.graph import GraphPlan, PlannedTensor
+from export.graph import Family, GraphPlan, PlannedTensor
 from tinydispatch.ggml.opt_shape import POST_NORMS, PRE_NORMS
 
 _PREFIX = "model.decoder."
@@ -39,23 +39,6 @@ def check_variant(path: Path, config: PretrainedConfig) -> None:
             f"{path / 'config.json'}: 'activation_function' is {config.activation_function!r}, "
             "for which GGUF export is not supported yet"
         )
-
-
-def tensor_names(config: PretrainedConfig) -> list[str]:
-    """The checkpoint's weights."""
-    names = ["embed_tokens.weight", "embed_positions.weight"]
-    if config.word_embed_proj_dim != config.hidden_size:
-        names += ["project_in.weight", "project_out.weight"]
-    norms = ["self_attn_layer_norm", "final_layer_norm"] if config.layer_norm_elementwise_affine else []
-    linears = [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")] + ["fc1", "fc2"]
-    kinds = ("weight", "bias") if config.enable_bias else ("weight",)
-    for layer in range(config.num_hidden_layers):
-        names += [f"layers.{layer}.{name}.{kind}" for name in linears for kind in kinds]
-        names += [f"layers.{layer}.{name}.{kind}" for name in norms for kind in ("weight", "bias")]
-    if _has_final_norm(config) and norms:
-        names += ["final_layer_norm.weight", "final_layer_norm.bias"]
-    head = [] if config.tie_word_embeddings else ["lm_head.weight"]
-    return [*(_PREFIX + name for name in names), *head]
 
 
 def plan_graph(config: PretrainedConfig, export: ExportConfig, quantization: Quantization) -> GraphPlan:
@@ -170,3 +153,6 @@ def _linear(
     if not config.enable_bias:  # GPT-2 always has one
         return [weight, PlannedTensor(f"{name}.bias", (), shape=(n_out,))]
     return [weight, PlannedTensor(f"{name}.bias", tuple(f"{source}.bias" for source in sources), bias_factor)]
+
+
+FAMILY = Family("OPTForCausalLM", check_variant, plan_graph)

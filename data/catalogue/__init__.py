@@ -1,0 +1,1 @@
+"""Our own tools and what people ask of them, one YAML file a domain; README.md has the format."""
