@@ -238,7 +238,7 @@ def test_a_second_process_waits_for_the_first_and_says_so(tiny: TinyDefault, cac
     lines: list[str] = []
     found: list[Path] = []
     with (cache / "models/.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # which only a builder that wants the folder for itself waits for
         thread = threading.Thread(target=lambda: found.append(_ask(tiny, lines, wheel=tiny.wheel)))
         thread.start()
         ends = time.monotonic() + 30
