@@ -35,10 +35,12 @@ MODEL ?= runs/nano/gguf/nano-q8_0.gguf
 bench-dispatch: $(VENV)/.installed
 	$(BIN)/python -m scripts.bench_dispatch $(MODEL) $(OPTIONS)
 
-# Trained tokens per second on a scaled-down OPT, against SFTTrainer with its defaults on the same conversations.
+# Trained tokens per second on a scaled-down OPT, against SFTTrainer with its defaults on the same conversations; then an
+# epoch packed as trees against one without, for one tool list and, with TOOLBENCH=rows.json, for rows that share little.
 # On a busy machine: OMP_NUM_THREADS=1 make bench-train OPTIONS="--clock cpu"
 bench-train: $(VENV)/.installed
 	$(BIN)/python -m scripts.bench_training $(OPTIONS)
+	$(BIN)/python -m scripts.bench_tree $(if $(TOOLBENCH),--toolbench $(TOOLBENCH)) $(TREE_OPTIONS)
 
 # Tokens per second and share of the memory's bandwidth at OPT-350M's size, against llama.cpp on a gpt2 model of that size,
 # or, with PATCHED=path/to/libllama.so (docs/benchmarks/gguf.md), against llama.cpp's own opt.

@@ -128,7 +128,7 @@ def timed(
 ) -> tuple[Timing, float]:
     """The steps of one variant over the conversations, and the seconds that reading all batches takes."""
     torch.manual_seed(0)
-    model = _model(options.width, options.layers)
+    model = small_opt(options.width, options.layers)
     clock = StepClock(options.clock)
     clock.watch(model)
     if variant.is_ours:
@@ -202,7 +202,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _model(width: int, layers: int) -> Any:
+def small_opt(width: int, layers: int) -> Any:
     """OPT-350M's order of layer norms and its embedding of half the width."""
     config = OPTConfig(
         vocab_size=_VOCABULARY,

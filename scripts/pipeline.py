@@ -97,8 +97,12 @@ class _Pipeline:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(dump_run_config(self.run_config), "utf-8")
         from scripts.gguf_route import require_route
+        from training.hardware import check_machine
         from training.model import check_length
+        from training.sharding import check_sharding
 
+        check_machine(self.run_config.training)
+        check_sharding(self.run_config.training)
         check_length(self.model_dir, self.run_config.data.max_length_tokens)
         require_route(self.run_config, self.model_dir)
 

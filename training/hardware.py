@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from training.config import Precision
+from training.config import Precision, TrainingConfig
 from training.errors import ConfigError
 
 
 def has_accelerator() -> bool:
     """Whether there is a GPU of any kind."""
     return torch.accelerator.is_available()
+
+
+def check_machine(training: TrainingConfig) -> None:
+    """Refuse settings that this machine cannot train with, before any data are prepared.
+
+    Raises:
+        ConfigError: names the setting and what to set instead.
+    """
+    resolve_precision(training.precision)
 
 
 def resolve_precision(asked: Precision) -> Precision:
@@ -23,12 +32,13 @@ def resolve_precision(asked: Precision) -> Precision:
         raise ConfigError("training.precision is 'fp16', which needs a GPU; use 'auto', 'bf16' or 'fp32' on a CPU")
     if asked is not Precision.AUTO:
         return asked
-    if _multiplies_bf16():
+    if multiplies_bf16():
         return Precision.BF16
     return Precision.FP16 if torch.cuda.is_available() else Precision.FP32
 
 
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
+    """Whether the device that trains multiplies bf16 itself, and does not emulate it."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if has_accelerator():

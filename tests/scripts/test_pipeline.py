@@ -14,6 +14,7 @@ import pytest
 from scripts.stages import Stage
 from tests.fixtures_models import make_tiny_qwen3
 from train import main
+from training.hardware import has_accelerator
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,11 @@ def test_running_again_keeps_what_is_complete_and_force_redoes_from_a_stage(
         ("model.path=/nowhere/model", "/nowhere/model"),
         ("data.sources=[{kind: openai_jsonl, path: nowhere.jsonl}]", "nowhere.jsonl"),
         ("eval.suites=[nowhere]", "nowhere"),
+        pytest.param(
+            "training.precision=fp16",
+            "training.precision is 'fp16', which needs a GPU",
+            marks=pytest.mark.skipif(has_accelerator(), reason="fp16 is fine here"),
+        ),
     ],
 )
 def test_bad_settings_stop_at_once_with_one_line(

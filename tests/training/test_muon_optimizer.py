@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from training import optimizer as optimizers
 from training.optimizer import MuonWithAdamW, split_parameters
 
 
@@ -111,3 +113,32 @@ def test_a_resumed_optimizer_continues_bit_for_bit() -> None:
     assert steps(model, optimizer, scheduler, 5) == steps(resumed, fresh, fresh_scheduler, 5)
     for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48)])
+def test_without_bf16_the_same_update_is_made_in_fp32(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within what bf16 rounds away of `torch.optim.Muon`'s; momentum and decay included."""
+    moved = []
+    for has_bf16 in (True, False):
+        monkeypatch.setattr(optimizers, "multiplies_bf16", lambda has_bf16=has_bf16: has_bf16)
+        torch.manual_seed(0)
+        layer = nn.Linear(*shape, bias=False)
+        before = layer.weight.detach().clone()
+        optimizer = MuonWithAdamW(layer, learning_rate=0.1, muon_learning_rate=0.1, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.randn(20, shape[0])).square().sum().backward()
+            kept = layer.weight.grad.clone()
+            optimizer.step()
+            assert torch.equal(layer.weight.grad, kept)
+        moved.append(layer.weight.detach() - before)
+    assert torch.allclose(moved[0], moved[1], atol=0.05 * float(moved[0].abs().max()))
+    assert not torch.equal(moved[0], moved[1])
+
+
+def test_without_bf16_no_product_is_made_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda _: pytest.fail("converted to bf16"))
+    model = Model()
+    optimizer = make_optimizer(model)
+    steps(model, optimizer, linear(optimizer), 1)
