@@ -23,34 +23,40 @@ from export.config import Quantization
 from export.quantize import encode
 from export.tensor_types import tensor_types
 from scripts.bench_gguf import Bench, Contestant, compare
+from tinydispatch.ggml.architectures import ARCHITECTURES, Activation, Shape
 from tinydispatch.ggml.header import TENSOR_BLOCKS
 from tinydispatch.ggml.model import default_threads
-from tinydispatch.ggml.opt_shape import OptShape
 
 _N_VOCAB, _REPEATED_ROWS = 50_272, 64
-_SAME_SIZE = OptShape(
+_SAME_SIZE = Shape(
+    architecture=ARCHITECTURES["opt"],
     n_layers=24,
     width=1024,
     embedding_width=1024,
     feed_forward_width=4096,
     n_heads=16,
+    n_key_heads=16,
+    head_width=64,
     n_positions=2048,
     n_vocab=_N_VOCAB,
     epsilon=1e-5,
-    activation="relu",
+    activation=Activation.RELU,
     is_pre_norm=True,
     has_final_norm=True,
 )
-_OPT_350M = OptShape(
+_OPT_350M = Shape(
+    architecture=ARCHITECTURES["opt"],
     n_layers=24,
     width=1024,
     embedding_width=512,
     feed_forward_width=4096,
     n_heads=16,
+    n_key_heads=16,
+    head_width=64,
     n_positions=2048,
     n_vocab=_N_VOCAB,
     epsilon=1e-5,
-    activation="relu",
+    activation=Activation.RELU,
     is_pre_norm=False,
     has_final_norm=False,
 )
@@ -101,7 +107,7 @@ def _model_file(folder: Path, name: str, quantization: Quantization) -> Path:
     return path
 
 
-def write_model(path: Path, architecture: str, shape: OptShape, quantization: Quantization) -> None:
+def write_model(path: Path, architecture: str, shape: Shape, quantization: Quantization) -> None:
     """A file of random weights, whole or not at all; `gpt2` takes a shape with norms before attention."""
     shapes = _shapes(architecture, shape)
     types = tensor_types(shapes, quantization, shape.n_layers)
@@ -135,9 +141,9 @@ def write_model(path: Path, architecture: str, shape: OptShape, quantization: Qu
     partial.replace(path)
 
 
-def _shapes(architecture: str, shape: OptShape) -> dict[str, tuple[int, ...]]:
+def _shapes(architecture: str, shape: Shape) -> dict[str, tuple[int, ...]]:
     """The tensors' shapes, row length last, without a head of its own."""
-    shapes = {rule.name: rule.shape[::-1] for rule in shape.rules() if rule.name != "output.weight"}
+    shapes = {rule.name: rule.shape[::-1] for rule in shape.rules() if rule.shape and rule.name != "output.weight"}
     if architecture == "opt":
         return shapes
     joined: dict[str, tuple[int, ...]] = {}

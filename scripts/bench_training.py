@@ -30,9 +30,9 @@ from trl import SFTConfig, SFTTrainer
 from scripts.training_workload import CLOCKS, StepClock, Timing, any_tokenizer, conversations
 from training.config import load_run_config
 from training.hardware import has_accelerator
+from training.head import trained_tokens_only
 from training.packing import make_packable
 from training.sft import make_trainer
-from training.trainer import trained_tokens_only
 
 _VOCABULARY = 50_272
 

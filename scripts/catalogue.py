@@ -57,10 +57,8 @@ def _check(domains: Sequence[Domain]) -> int:
             found.append(f"{request.where}: shares '{match[1]}' with an evaluation case")
     for problem in found:
         print(problem)
-    n_requests = sum(len(domain.requests) for domain in domains)
-    print(
-        f"{len(domains)} files, {sum(len(d.tools) for d in domains)} tools, {n_requests} requests, {len(found)} problems"
-    )
+    n_requests, n_tools = (sum(map(len, part)) for part in zip(*((d.requests, d.tools) for d in domains), strict=True))
+    print(f"{len(domains)} files, {n_tools} tools, {n_requests} requests, {len(found)} problems")
     return 1 if found else 0
 
 
@@ -80,9 +78,8 @@ def _print_stats(domains: Sequence[Domain]) -> None:
         ordered = sorted(counts.items()) if all(isinstance(key, int) for key in counts) else counts.most_common()
         print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in ordered))
     words = sorted(len(request.said.split()) for request in requests)
-    print(
-        f"words of a request: median {words[len(words) // 2]}, 95 % under {words[len(words) * 95 // 100]}, most {words[-1]}"
-    )
+    median, most_of_them = words[len(words) // 2], words[len(words) * 95 // 100]
+    print(f"words of a request: median {median}, 95 % under {most_of_them}, most {words[-1]}")
 
 
 def _print_request(request: Request) -> None:

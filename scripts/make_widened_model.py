@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from export.quantize import quantize_rows
 from scripts.bench_dispatch import single_replies
 from tinydispatch.engine import Engine
 from tinydispatch.ggml import bindings
+from tinydispatch.ggml.architectures import Shape, read_shape
 from tinydispatch.ggml.header import read_header
 from tinydispatch.ggml.open import open_model
-from tinydispatch.ggml.qwen_shape import QwenShape, read_shape
 
 Array = npt.NDArray[np.float32]
 
@@ -77,7 +77,7 @@ def widen(path: Path, out: Path, target: Target) -> None:
         ValueError: the file is no plain Qwen3 in Q8_0, or does not fit into the target.
     """
     shape = read_shape(read_header(path))
-    if shape is None or not _fits(shape, target):
+    if shape.architecture.name != "qwen3" or not _fits(shape, target):
         raise ValueError(f"{path}: not a plain Qwen3 file with room for it in {target}")
     reader = gguf.GGUFReader(path)
     small = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
@@ -108,7 +108,7 @@ def n_same_replies(small: Path, large: Path, n_cases: int) -> int:
     return sum(one == other for one, other in zip(*replies, strict=True)) if replies else 0
 
 
-def _fits(shape: QwenShape, target: Target) -> bool:
+def _fits(shape: Shape, target: Target) -> bool:
     # Rotation's frequencies agree when the head is as wide, or twice.
     is_rotated_alike = target.head_width in (shape.head_width, 2 * shape.head_width)
     is_whole = not any(
@@ -118,7 +118,7 @@ def _fits(shape: QwenShape, target: Target) -> bool:
     return (
         is_rotated_alike
         and is_whole
-        and shape.group <= target.n_heads // target.n_key_heads
+        and shape.n_heads // shape.n_key_heads <= target.n_heads // target.n_key_heads
         and shape.n_layers < target.n_layers
         and shape.width < target.width
         and shape.feed_forward_width <= target.feed_forward_width
@@ -128,7 +128,7 @@ def _fits(shape: QwenShape, target: Target) -> bool:
     )
 
 
-def _write_metadata(writer: gguf.GGUFWriter, reader: gguf.GGUFReader, shape: QwenShape, target: Target) -> None:
+def _write_metadata(writer: gguf.GGUFWriter, reader: gguf.GGUFReader, shape: Shape, target: Target) -> None:
     tokens = list(reader.fields["tokenizer.ggml.tokens"].contents())
     types = list(reader.fields["tokenizer.ggml.token_type"].contents())
     changed: dict[str, Any] = {
@@ -160,11 +160,15 @@ def _unused_tokens(tokens: Sequence[str], types: Sequence[int], count: int) -> l
     return list(found)[len(tokens) :]
 
 
-def _tensors(small: dict[str, Array], shape: QwenShape, target: Target) -> Iterator[tuple[str, Array]]:
+def _tensors(small: dict[str, Array], shape: Shape, target: Target) -> Iterator[tuple[str, Array]]:
     guard = shape.width  # the first dimension of the residual stream that the small model leaves free
-    large = QwenShape(**vars(target), n_positions=shape.n_positions, epsilon=shape.epsilon, rope_base=shape.rope_base)
-    for name, lengths in large.tensors():
-        values = np.zeros(tuple(reversed(lengths)), dtype=np.float32)
+    large = replace(shape, **vars(target), embedding_width=target.width)
+    for rule in large.rules():
+        if rule.is_optional:
+            continue
+        assert rule.shape is not None
+        name = rule.name
+        values = np.zeros(rule.shape[::-1], dtype=np.float32)
         kind = name.split(".")[-2]
         last = name.startswith(f"blk.{target.n_layers - 1}.")
         if name in small:
@@ -184,7 +188,7 @@ def _tensors(small: dict[str, Array], shape: QwenShape, target: Target) -> Itera
         yield name, values
 
 
-def _embed(values: Array, small: Array, kind: str, shape: QwenShape, target: Target) -> None:
+def _embed(values: Array, small: Array, kind: str, shape: Shape, target: Target) -> None:
     """Lay the small model's numbers into the large one's zeros."""
     if kind in ("attn_q_norm", "attn_k_norm"):
         # The mean is taken over more dimensions; attention's scale is that of the wider head.
@@ -205,15 +209,15 @@ def _embed(values: Array, small: Array, kind: str, shape: QwenShape, target: Tar
         values[: small.shape[0], : small.shape[1]] = small
 
 
-def _heads(shape: QwenShape, target: Target, *, is_query: bool) -> Iterator[tuple[int, int]]:
+def _heads(shape: Shape, target: Target, *, is_query: bool) -> Iterator[tuple[int, int]]:
     """Each small head, and where the large one begins that stands for it: queries stay with their keys."""
-    group, wide = (shape.group, target.n_heads // target.n_key_heads) if is_query else (1, 1)
+    group, wide = (shape.n_heads // shape.n_key_heads, target.n_heads // target.n_key_heads) if is_query else (1, 1)
     for head in range(shape.n_key_heads * group):
         key_head, member = divmod(head, group)
         yield head, (key_head * wide + member) * target.head_width
 
 
-def _rotated_dimensions(shape: QwenShape, target: Target) -> npt.NDArray[np.int64]:
+def _rotated_dimensions(shape: Shape, target: Target) -> npt.NDArray[np.int64]:
     """Where each dimension of a small head lies in a wide one, so that it is turned as fast as before."""
     step, half = target.head_width // shape.head_width, shape.head_width // 2
     first = np.arange(half) * step

@@ -23,12 +23,12 @@ from scripts.training_workload import StepClock, any_tokenizer, conversations, t
 from training.config import Packing, RunConfig, load_run_config
 from training.flops import flops_per_token, mean_context
 from training.hardware import has_accelerator
+from training.head import trained_tokens_only
 from training.memory import estimate_memory
 from training.model import TORCH_DTYPES
 from training.options import to_lora_config
 from training.random_checkpoint import config_of
 from training.sft import make_trainer
-from training.trainer import trained_tokens_only
 
 
 @dataclass(frozen=True)

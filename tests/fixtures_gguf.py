@@ -8,9 +8,9 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from export.config import ExportConfig
+from export.config import ExportConfig, Quantization
 from export.export import ExportReport, export_gguf
-from tests.fixtures_models import make_tiny_qwen3, teach_reply
+from tests.fixtures_models import make_tiny_llama, make_tiny_qwen3, make_tiny_tokenizer, teach_reply
 from tests.fixtures_playback import QUESTION, TAUGHT_CALL, TODAY, WEATHER, PlaybackRuntime
 from tinydispatch import formats
 from tinydispatch.tools import Message, Role
@@ -24,6 +24,7 @@ __all__ = [
     "scratch",
     "taught_export",
     "tiny_export",
+    "tiny_llama_export",
 ]
 
 
@@ -38,6 +39,14 @@ def tiny_export() -> ExportReport:
     """A random tiny Qwen3, exported as F16 and Q8_0; the checkpoint is `report.checkpoint`."""
     folder = scratch()
     return export_gguf(make_tiny_qwen3(folder / "checkpoint"), folder / "gguf", "tiny", ExportConfig())
+
+
+@lru_cache(maxsize=1)
+def tiny_llama_export() -> ExportReport:
+    """A random Llama with SmolLM2's layout and splitting, in every format; `report.checkpoint` is the checkpoint."""
+    folder = scratch()
+    checkpoint = make_tiny_llama(folder / "checkpoint", make_tiny_tokenizer(is_smollm=True))
+    return export_gguf(checkpoint, folder / "gguf", "llama", ExportConfig(quantizations=tuple(Quantization)))
 
 
 @lru_cache(maxsize=1)

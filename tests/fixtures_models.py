@@ -8,7 +8,12 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AddedToken,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3_5ForCausalLM,
     Qwen3_5TextConfig,
     Qwen3Config,
@@ -33,12 +38,16 @@ CORPUS = (
 )
 
 
-def make_tiny_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with qwen2's splitting, our special tokens and our chat template."""
+def make_tiny_tokenizer(vocab_size: int = 400, *, is_smollm: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with qwen2's or SmolLM2's splitting, our special tokens and our chat template."""
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(QWEN2_EXPRESSION), behavior="isolated")
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
+    first = (
+        pre_tokenizers.Digits(individual_digits=True)
+        if is_smollm
+        else pre_tokenizers.Split(Regex(QWEN2_EXPRESSION), behavior="isolated")
+    )
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=is_smollm)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(formats.SPECIAL_TOKENS),
@@ -81,6 +90,54 @@ def make_tiny_qwen3(directory: Path, *, seed: int = 0, dtype: torch.dtype = torc
     model = Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).to(dtype)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return directory
+
+
+def make_tiny_llama(directory: Path, tokenizer: PreTrainedTokenizerFast | None = None, **changes: object) -> Path:
+    """Write a random Llama of SmolLM2's layout: three heads of 32 for one of keys, 96 wide; returns `directory`."""
+    settings: dict[str, object] = {
+        "vocab_size": 408,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    return _save_random(LlamaForCausalLM(LlamaConfig(**(settings | changes))), directory, tokenizer)
+
+
+def make_tiny_qwen2(directory: Path, **changes: object) -> Path:
+    """Write a random Qwen2 of Qwen2.5's layout, biases on queries, keys and values; returns `directory`."""
+    settings: dict[str, object] = {
+        "vocab_size": 408,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,
+    }
+    return _save_random(Qwen2ForCausalLM(Qwen2Config(**(settings | changes))), directory)
+
+
+def _save_random(model: PreTrainedModel, directory: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """Weights drawn anew by a fixed seed: biases and norms too, which begin as zeros and ones and would hide a swap."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_norm = parameter.dim() == 1 and "norm" in name
+            scale = 0.2 if parameter.dim() == 1 else float(model.config.initializer_range)
+            parameter.copy_(parameter + scale * noise if is_norm else scale * noise)
+    model.save_pretrained(directory)
+    (tokenizer or make_tiny_tokenizer()).save_pretrained(directory)
     return directory
 
 

@@ -87,7 +87,7 @@ def base_file() -> Path:
 
 
 def base_in_our_format() -> Path:
-    """The base in Q8_0 with our chat template, as the default dispatcher has it but untrained: what it is compared with.
+    """The base in Q8_0 with our chat template, untrained: what the default dispatcher is compared with.
 
     Raises:
         ModelNotFoundError: it cannot be had or kept.

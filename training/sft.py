@@ -29,6 +29,7 @@ from training.config import Method, Packing, Precision, RunConfig
 from training.dataset import EncodedData, build_dataset
 from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
 from training.hardware import resolve_precision
+from training.head import trained_tokens_only
 from training.hub import resolve_model
 from training.model import check_length, load_model
 from training.options import quantization_config, to_lora_config, to_sft_config
@@ -39,7 +40,7 @@ from training.preflight import Check, preflight, report
 from training.sharding import check_sharding, is_sharded, shard_on_cpus_too
 from training.tokenizer import added_tokens, load_tokenizer
 from training.tracking import RecordSettings, tracking
-from training.trainer import DispatchTrainer, trained_tokens_only
+from training.trainer import DispatchTrainer
 
 logger = logging.getLogger(__name__)
 

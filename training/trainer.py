@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import trl.trainer.utils as trl_internals
 from safetensors import SafetensorError
 from trl import SFTTrainer
 
+from training.adapters import speed_up_adapters
 from training.checkpoints import newest_complete, prune, publish, seal
 from training.config import OptimizerName, Packing, RunConfig
 from training.errors import CheckpointWriteError, TrainingDivergedError
 from training.hardware import has_accelerator
 from training.lengths import with_few_lengths
 from training.optimizer import MuonWithAdamW
+from training.sharding import is_sharded
 from training.tree import SharedBeginnings, TellEpoch, tree_batch
-
-logger = logging.getLogger(__name__)
 
 _PARTIAL = "partial"  # where checkpoints are written before they get their name
 
@@ -37,6 +33,8 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         self._saving_to: Path | None = None
         self._sampler: SharedBeginnings | None = None
         super().__init__(**arguments)
+        if run.training.method.has_adapter and not is_sharded():
+            speed_up_adapters(self.model)
         if run.training.packing is Packing.TREE:
             batch_size, seed = run.training.per_device_batch_size, run.seed
             self._sampler = SharedBeginnings(self.train_dataset, batch_size, seed)
@@ -143,23 +141,3 @@ def _not_written(checkpoints: Path, name: str, error: Exception) -> str:
     kept = f"{last} is whole and the same command continues from it" if last else "there is no earlier one"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{checkpoints / name} could not be written ({reason}; {free_gb:.1f} GB free); {kept}"
-
-
-@contextmanager
-def trained_tokens_only() -> Iterator[None]:
-    """Inside, TRL computes logits at trained tokens alone on a CPU too, as it does on GPUs.
-
-    Without Triton it scores every token and masks afterwards, for compilers that want fixed shapes. Eager mode does
-    not, and of a tool-calling example most tokens are prompt.
-    """
-    before = getattr(trl_internals, "_use_triton", None)
-    if before is None:
-        logger.warning("this TRL has no switch for trained tokens: all logits are computed, which is slower")
-        yield
-        return
-    # Asked by this module for nothing else; the kernels themselves ask another module's copy.
-    trl_internals._use_triton = lambda _device: True
-    try:
-        yield
-    finally:
-        trl_internals._use_triton = before

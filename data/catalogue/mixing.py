@@ -70,7 +70,11 @@ def mixed(
         random.Random(f"domains-{seed}-{index}").shuffle(order)
         for domain in order:
             mixer = _Mixer(
-                domain, strangers[domain.name], similar[domain.name], most_tools, hardening or HardeningConfig()
+                domain,
+                strangers[domain.name],
+                similar[domain.name],
+                0 if whole else most_tools,
+                hardening or HardeningConfig(),
             )
             yield from mixer.conversations(random.Random(f"{domain.name}-{seed}-{index}"), index, requests_per_list)
 

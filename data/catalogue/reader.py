@@ -21,7 +21,6 @@ from data.config import CATALOGUE
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.tools import Message, Role, Tool, ToolCall, ToolError
 
-
 # In the place of a file's tools: its requests are to the eight bundled ones.
 BUNDLED = "bundled"
 

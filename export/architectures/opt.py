@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from export.config import ExportConfig, OptGraph, Quantization
 from export.errors import UnsupportedArchitectureError
 from export.graph import Family, GraphPlan, PlannedTensor
-from tinydispatch.ggml.opt_shape import POST_NORMS, PRE_NORMS
+from tinydispatch.ggml.architectures import POST_NORMS, PRE_NORMS
 
 _PREFIX = "model.decoder."
 # OPT's learned positions begin at 2; nothing ever looks the first two rows up.

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from export.llama_cpp.build import BuildError, install, is_patched, main, patch_source
-from tinydispatch.ggml import opt_shape
+from tinydispatch.ggml.architectures import ARCHITECTURES, Shape
 from tinydispatch.ggml.library import LIBRARY_VARIABLE, find_library
 
 _FOLDER = Path(__file__).parents[2] / "export" / "llama_cpp"
@@ -75,8 +76,8 @@ def test_installed_libraries_are_the_ones_that_are_taken(tmp_path: Path, monkeyp
 
 
 def test_the_patch_reads_every_tensor_that_our_graph_reads() -> None:
-    shape = opt_shape.OptShape(1, 64, 32, 128, 4, 16, 300, 1e-5, "relu", False, False)
-    before = opt_shape.OptShape(1, 64, 64, 128, 4, 16, 300, 1e-5, "relu", True, True)
+    before = Shape(ARCHITECTURES["opt"], 1, 64, 128, 4, 16, 300, 1e-5, 64, 4, 16)
+    shape = replace(before, embedding_width=32, is_pre_norm=False, has_final_norm=False)
     names = {rule.name for each in (shape, before) for rule in each.rules()}
     known = {  # llama.cpp's names of those that it had before
         "token_embd": "TOKEN_EMBD",

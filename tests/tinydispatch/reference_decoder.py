@@ -1,4 +1,4 @@
-"""The forward pass of Qwen3 and OPT in numpy and 64 bits, on a GGUF file's numbers: what native code has to compute."""
+"""The forward pass of Llama, Qwen and OPT in numpy and 64 bits, on a GGUF file's numbers: what native code has to compute."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tinydispatch.ggml.architectures import Activation, Rotation, Shape, read_shape
 from tinydispatch.ggml.header import read_header
 from tinydispatch.ggml.model import GgufModel
-from tinydispatch.native.bindings import Activation
-from tinydispatch.native.shape import NativeShape, read_native_shape
 
 Array = npt.NDArray[np.float64]
 
@@ -40,9 +39,7 @@ class ReferenceDecoder:
     """
 
     def __init__(self, path: Path, *, rounds: bool = True) -> None:
-        shape = read_native_shape(read_header(path))
-        assert shape is not None
-        self.shape: NativeShape = shape
+        self.shape: Shape = read_shape(read_header(path))
         self.rounds = rounds
         self.tensors: dict[str, Array] = {
             tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
@@ -107,16 +104,20 @@ class ReferenceDecoder:
         weight = self.tensors.get(f"{name}.weight")
         if weight is None:
             return x
-        if not self.shape.is_rms:
+        if not self.shape.architecture.is_rms:
             x = x - x.mean(axis=-1, keepdims=True)
         squares = (x * x).mean(axis=-1, keepdims=True)
         return x / np.sqrt(squares + self.shape.epsilon) * weight + self.tensors.get(f"{name}.bias", 0.0)
 
     def turn(self, heads: Array) -> Array:
-        base, width = self.shape.rope_base, self.shape.head_width
-        if base is None:
+        base, width, rotation = self.shape.rope_base, self.shape.head_width, self.shape.architecture.rotation
+        if rotation is Rotation.NONE:
             return heads
         angles = np.arange(len(heads))[:, np.newaxis, np.newaxis] * base ** (-np.arange(0, width, 2) / width)
         cosines, sines = np.cos(angles), np.sin(angles)
+        if rotation is Rotation.NEIGHBOURS:
+            first, second = heads[..., 0::2], heads[..., 1::2]
+            pairs = [first * cosines - second * sines, first * sines + second * cosines]
+            return np.stack(pairs, axis=-1).reshape(heads.shape)
         first, second = np.split(heads, 2, axis=-1)
         return np.concatenate([first * cosines - second * sines, first * sines + second * cosines], axis=-1)

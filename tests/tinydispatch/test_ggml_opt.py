@@ -17,13 +17,12 @@ from export.export import ExportReport, export_gguf
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_opt import make_tiny_opt, post_norm_export, pre_norm_export
 from tinydispatch import formats
-from tinydispatch.ggml import opt_shape
+from tinydispatch.ggml.architectures import read_shape
 from tinydispatch.ggml.header import GgufError, GgufHeader, read_header
 from tinydispatch.ggml.library import load_library
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.opt import OptModel
-from tinydispatch.ggml.opt_shape import read_shape
 from tinydispatch.ggml.weights import MappedWeights
 
 
@@ -170,7 +169,7 @@ def _with(header: GgufHeader, changes: Mapping[str, object]) -> GgufHeader:
         (lambda h: _with(h, {"opt.attention.head_count": 5}), "a width of 64 cannot be shared by 5"),
         (lambda h: _with(h, {"opt.attention.layer_norm_epsilon": float("nan")}), "must be a number from 0 to 1"),
         (lambda h: _with(h, {"opt.context_length": 2048}), "'position_embd.weight' has the shape"),
-        (lambda h: _with(h, {opt_shape.ACTIVATION_KEY: "tanh"}), "'tanh', not one of relu, gelu"),
+        (lambda h: _with(h, {"opt.hidden_activation": "tanh"}), "'tanh', not one of relu, gelu"),
         (lambda h: _with(h, {"tokenizer.ggml.tokens": ("a", "b")}), "has 2 tokens, 'token_embd.weight' 320 rows"),
         (lambda h: _with(h, {"tokenizer.ggml.tokens": 7}), "'tokenizer.ggml.tokens' or"),
     ],

@@ -21,12 +21,10 @@ from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.opt import OptModel
-from tinydispatch.ggml.qwen_shape import read_shape
-from tinydispatch.native import library, shape
+from tinydispatch.native import library
 from tinydispatch.native import model as native_model
 from tinydispatch.native.library import find_native
-from tinydispatch.native.model import NativeModel
-from tinydispatch.native.shape import read_native_shape
+from tinydispatch.native.model import NativeModel, read_native_shape
 
 pytestmark = pytest.mark.skipif(find_native() is None, reason="no native decoder for this processor, or no compiler")
 
@@ -118,12 +116,12 @@ def test_who_computes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_with_more_in_it_than_the_decoder_computes_is_left_to_llama_cpp() -> None:
     header = read_header(NATIVE_FILES["qwen"]())
-    assert read_shape(header) is not None
     bias = replace(header.tensors[1], name="blk.0.attn_q.bias")
-    embedding = replace(header.tensors[0], type_id=12)
+    embedding = replace(header.tensors[0], type_id=10)
     for other in (
         replace(header, metadata={**header.metadata, "qwen3.rope.scaling.type": "yarn"}),
         replace(header, metadata={**header.metadata, "qwen3.attention.head_count": 3}),
+        replace(header, metadata={**header.metadata, "qwen3.attention.sliding_window": 64}),
         replace(header, metadata={**header.metadata, "general.architecture": "qwen2"}),
         replace(header, tensors=(*header.tensors, bias)),
         replace(header, tensors=header.tensors[:-1]),
@@ -132,7 +130,7 @@ def test_a_file_with_more_in_it_than_the_decoder_computes_is_left_to_llama_cpp()
         assert read_native_shape(other) is None
     found = read_native_shape(header)
     assert found is not None
-    assert [shape._fits(header, replace(found, head_width=width)) for width in (16, 24, 32)] == [True, False, True]
+    assert [native_model._fits(header, replace(found, head_width=width)) for width in (16, 24, 32)] == [True, False, True]
     with pytest.raises(GgufError, match="does not compute this file"):
         NativeModel(header.path, 64, header=replace(header, tensors=header.tensors[:-1]))
 

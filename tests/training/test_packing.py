@@ -17,8 +17,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from training import attention, packing
 from training.attention import ATTENTION
 from training.errors import PackingError
+from training.head import TokenLogProbs, trained_tokens_only
 from training.packing import check_packing, make_packable, plain_attention
-from training.trainer import trained_tokens_only
 
 VOCABULARY = 97
 
@@ -238,13 +238,13 @@ def test_the_loss_over_trained_tokens_alone_is_the_loss_over_all_with_the_rest_m
 ) -> None:
     model = qwen3()
     scored: list[int] = []
-    compute = trl_internals._ChunkedLogProbFunction.apply
+    for function in (trl_internals._ChunkedLogProbFunction, TokenLogProbs):
 
-    def counting(hidden: torch.Tensor, *arguments: Any) -> Any:
-        scored.append(len(hidden))
-        return compute(hidden, *arguments)
+        def counting(hidden: torch.Tensor, *arguments: Any, compute: Any = function.apply) -> Any:
+            scored.append(len(hidden))
+            return compute(hidden, *arguments)
 
-    monkeypatch.setattr(trl_internals._ChunkedLogProbFunction, "apply", counting)
+        monkeypatch.setattr(function, "apply", counting)
     trl_internals.add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
     batch = DataCollatorForLanguageModeling(pad_token_id=1, padding_free=True)(rows([30, 12]))
     everything = model(**batch, fused_lm_head=True).loss

@@ -28,8 +28,8 @@ from training import attention
 from training.attention import ATTENTION
 from training.config import Packing, load_run_config
 from training.errors import PackingError
+from training.head import trained_tokens_only
 from training.packing import check_tree, choose_packing, make_tree_packable, plain_attention
-from training.trainer import trained_tokens_only
 from training.tree import SharedBeginnings, measure_sharing, tree_batch, tree_nodes
 
 VOCABULARY = 97

@@ -11,7 +11,8 @@ import ctypes as c
 # What `llama_version()` must return for these declarations to hold.
 LLAMA_VERSION = "0.6.0-dev"
 
-GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0 = 0, 1, 6, 7, 8
+GGML_TYPE_F32, GGML_TYPE_F16 = 0, 1
+GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0 = 2, 3, 6, 7, 8
 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K = 12, 13, 14
 GGML_TYPE_I32, GGML_TYPE_I64, GGML_TYPE_BF16 = 26, 27, 30
 
@@ -199,8 +200,13 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 # What reads a row of each type.
 ROW_READERS = {
+    GGML_TYPE_Q4_0: "dequantize_row_q4_0",
+    GGML_TYPE_Q4_1: "dequantize_row_q4_1",
+    GGML_TYPE_Q5_0: "dequantize_row_q5_0",
+    GGML_TYPE_Q5_1: "dequantize_row_q5_1",
     GGML_TYPE_Q8_0: "dequantize_row_q8_0",
     GGML_TYPE_Q4_K: "dequantize_row_q4_K",
+    GGML_TYPE_Q5_K: "dequantize_row_q5_K",
     GGML_TYPE_Q6_K: "dequantize_row_q6_K",
 }
 SIGNATURES |= dict.fromkeys(ROW_READERS.values(), (None, (c.c_void_p, c.c_void_p, c.c_int64)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tinydispatch.ggml.architectures import ARCHITECTURES, read_numbers
 from tinydispatch.ggml.bindings import GGML_TYPE_F32, GGML_TYPE_I32, GGML_TYPE_I64
 from tinydispatch.ggml.header import GgufError, GgufHeader
 
@@ -15,12 +16,6 @@ from tinydispatch.ggml.header import GgufError, GgufHeader
 _BPE, _SENTENCEPIECE = "gpt2", "llama"
 
 _WHOLE_NUMBERS = (24, 25, GGML_TYPE_I32, GGML_TYPE_I64)
-
-_GPT2 = ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down")
-_QWEN3 = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm")
-_QWEN3_FEED_FORWARD = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
-_QWEN35_FEED_FORWARD = ("post_attention_norm", "ffn_gate", "ffn_up", "ffn_down")
-_QWEN35_LINEAR = ("attn_norm", "attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta", "ssm_conv1d", "ssm_norm", "ssm_out")
 
 
 def check_contents(header: GgufHeader) -> None:
@@ -86,28 +81,7 @@ def _check_tokenizer(header: GgufHeader, tokens: frozenset[Any]) -> None:
 
 
 def _required(header: GgufHeader) -> Iterator[str]:
-    """The weights of the architectures that this project writes; of others llama.cpp knows."""
-    n_layers = header.metadata.get(f"{header.architecture}.block_count", 0)
-    if header.architecture not in ("gpt2", "qwen3", "qwen35") or type(n_layers) is not int:
-        return
-    yield from ("token_embd.weight", "output_norm.weight")
-    if header.architecture == "gpt2":
-        yield from ("position_embd.weight", "output_norm.bias")
-    interval = header.metadata.get("qwen35.full_attention_interval")
-    if type(interval) is not int or interval < 1:
-        interval = 4  # llama.cpp's default
-    for layer in range(n_layers):
-        for name in _of_layer(header.architecture, is_full=(layer + 1) % interval == 0):
-            yield f"blk.{layer}.{name}"
-
-
-def _of_layer(architecture: str, *, is_full: bool) -> Iterator[str]:
-    if architecture == "gpt2":
-        yield from (f"{name}.{kind}" for name in _GPT2 for kind in ("weight", "bias"))
-    elif architecture == "qwen3":
-        yield from (f"{name}.weight" for name in (*_QWEN3, *_QWEN3_FEED_FORWARD))
-    else:
-        own = _QWEN3 if is_full else _QWEN35_LINEAR
-        yield from (f"{name}.weight" for name in (*own, *_QWEN35_FEED_FORWARD))
-        if not is_full:
-            yield from ("ssm_a", "ssm_dt.bias")
+    """The weights of the architectures in our table; of others, and of mixtures of experts, llama.cpp knows."""
+    architecture = ARCHITECTURES.get(header.architecture)
+    if architecture is not None and not header.metadata.get(f"{header.architecture}.expert_count"):
+        yield from (rule.name for rule in read_numbers(header, architecture).rules() if not rule.is_optional)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinydispatch.ggml.architectures import ARCHITECTURES, Rotation
 from tinydispatch.ggml.header import GgufError, GgufHeader
 
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # llama-hparams.h
 _MAX_NUMBER = 1 << 31
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-# Architectures whose graph asserts that keys and values are equally wide; what this project exports.
-_EQUAL_WIDTHS = ("gpt2", "qwen3", "qwen35")
 
 
 def check_numbers(header: GgufHeader) -> None:
@@ -29,8 +28,8 @@ def check_numbers(header: GgufHeader) -> None:
         is_epsilon = key.endswith("epsilon")
         _require(header, key, value, _is_sane(value) and (not is_epsilon or _is_positive(value)))
     _check_counts(header, own)
-    if header.architecture in _EQUAL_WIDTHS:
-        _check_widths(header, own)
+    if (architecture := ARCHITECTURES.get(header.architecture)) is not None:
+        _check_widths(header, own, architecture.rotation)
     if header.architecture == "qwen35":
         _check_linear_attention(header, own)
     scaling = own.get("rope.scaling.type", _ROPE_SCALINGS[0])
@@ -64,7 +63,8 @@ def _check_counts(header: GgufHeader, own: dict[str, Any]) -> None:
     _require(header, "expert_group_count", groups, type(groups) is int and (groups < experts or groups == experts == 0))
 
 
-def _check_widths(header: GgufHeader, own: dict[str, Any]) -> None:
+def _check_widths(header: GgufHeader, own: dict[str, Any], rotation: Rotation) -> None:
+    """The graphs of our table assert that keys and values are equally wide, and how much of them is rotated."""
     heads, width = own.get("attention.head_count"), own.get("embedding_length")
     _require(header, "attention.head_count", heads, type(heads) is int and heads > 0)
     _require(header, "embedding_length", width, type(width) is int and width > 0)
@@ -80,11 +80,9 @@ def _check_widths(header: GgufHeader, own: dict[str, Any]) -> None:
     value_width = own.get("attention.value_length", width // heads)
     _require(header, "attention.value_length", value_width, value_width == key_width)
     rotated = own.get("rope.dimension_count", key_width)
-    is_full = header.architecture != "qwen3" or rotated == key_width
-    is_rotatable = (
-        type(rotated) is int and 0 < rotated <= key_width and (header.architecture == "gpt2" or rotated % 2 == 0)
-    )
-    _require(header, "rope.dimension_count", rotated, is_full and is_rotatable)
+    is_whole = rotation in (Rotation.NONE, Rotation.PART) or rotated == key_width
+    is_rotatable = type(rotated) is int and 0 < rotated <= key_width and (rotation is Rotation.NONE or rotated % 2 == 0)
+    _require(header, "rope.dimension_count", rotated, is_whole and is_rotatable)
 
 
 def _check_linear_attention(header: GgufHeader, own: dict[str, Any]) -> None:

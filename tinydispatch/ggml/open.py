@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinydispatch.ggml import opt_shape
+from tinydispatch.ggml.architectures import ARCHITECTURES
 from tinydispatch.ggml.header import GgufHeader, read_header
 from tinydispatch.ggml.llama import LlamaModel
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.opt import OptModel
 from tinydispatch.native.library import find_native
-from tinydispatch.native.model import NativeModel
-from tinydispatch.native.shape import read_native_shape
+from tinydispatch.native.model import NativeModel, read_native_shape
 
 
 def open_model(path: Path, n_ctx: int = 2048, threads: int | None = None, *, is_native: bool = True) -> GgufModel:
@@ -33,4 +32,5 @@ def open_model(path: Path, n_ctx: int = 2048, threads: int | None = None, *, is_
 def _kind(header: GgufHeader, *, is_native: bool) -> type[GgufModel]:
     if is_native and find_native() is not None and read_native_shape(header) is not None:
         return NativeModel
-    return OptModel if header.architecture == opt_shape.ARCHITECTURE else LlamaModel
+    architecture = ARCHITECTURES.get(header.architecture)
+    return LlamaModel if architecture is None or architecture.is_stock else OptModel

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinydispatch.ggml import bindings
+from tinydispatch.ggml.architectures import Shape, read_shape
 from tinydispatch.ggml.contents import check_vocabulary
 from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.graph import CELL_STEP, Graph, GraphSize, GraphStore
@@ -18,7 +19,6 @@ from tinydispatch.ggml.kv_cache import KvCache
 from tinydispatch.ggml.memory import require_memory
 from tinydispatch.ggml.model import is_unquantized
 from tinydispatch.ggml.opt_graph import OptGraph
-from tinydispatch.ggml.opt_shape import OptShape, read_shape
 from tinydispatch.ggml.raw_model import RawModel
 from tinydispatch.ggml.runtime import Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
@@ -42,7 +42,7 @@ class OptModel(RawModel):
     _weights: MappedWeights | None = None
     _cache: KvCache | None = None
     _graphs: GraphStore | None = None
-    _shape: OptShape
+    _shape: Shape
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         self._shape = read_shape(self.header)

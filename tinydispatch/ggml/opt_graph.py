@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinydispatch.ggml.architectures import Activation, Shape
 from tinydispatch.ggml.cpu import CpuBackend
 from tinydispatch.ggml.graph import Graph, GraphSize
 from tinydispatch.ggml.kv_cache import KvCache
-from tinydispatch.ggml.opt_shape import OptShape
 from tinydispatch.ggml.weights import MappedWeights
 
 
@@ -15,7 +15,7 @@ class OptGraph(Graph):
     """OPT of that shape for one size of input."""
 
     def __init__(
-        self, c: Any, backend: CpuBackend, shape: OptShape, weights: MappedWeights, cache: KvCache, size: GraphSize
+        self, c: Any, backend: CpuBackend, shape: Shape, weights: MappedWeights, cache: KvCache, size: GraphSize
     ) -> None:
         self._shape = shape
         super().__init__(c, backend, weights, cache, size, shape.n_layers)
@@ -44,7 +44,7 @@ class OptGraph(Graph):
         if not is_pre_norm:
             x = self._norm(first_norm, x)
         hidden = self._linear(prefix + "ffn_up", self._norm(second_norm, x) if is_pre_norm else x)
-        hidden = (c.ggml_relu if self._shape.activation == "relu" else c.ggml_gelu_erf)(context, hidden)
+        hidden = (c.ggml_relu if self._shape.activation is Activation.RELU else c.ggml_gelu_erf)(context, hidden)
         x = c.ggml_add(context, self._linear(prefix + "ffn_down", hidden), x)
         return x if is_pre_norm else self._norm(second_norm, x)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes as c
-from enum import IntEnum
 from typing import NamedTuple
 
-from tinydispatch.ggml.bindings import GGML_TYPE_Q4_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0
+from tinydispatch.ggml import bindings as ggml
 
 BLOCK, KEY_BLOCK, MOST_ROWS = 32, 16, 8
 # LANES of the widest processor.
@@ -25,18 +24,15 @@ class Format(NamedTuple):
 
 # In the order in which `tinydispatch_sizes` gives them.
 FORMATS = {
-    GGML_TYPE_Q8_0: Format(32, 32, 2),
-    GGML_TYPE_Q4_K: Format(256, 128, 20),
-    GGML_TYPE_Q6_K: Format(256, 192, 18),
+    ggml.GGML_TYPE_Q4_0: Format(32, 16, 2),
+    ggml.GGML_TYPE_Q4_1: Format(32, 16, 4),
+    ggml.GGML_TYPE_Q5_0: Format(32, 20, 2),
+    ggml.GGML_TYPE_Q5_1: Format(32, 20, 4),
+    ggml.GGML_TYPE_Q8_0: Format(32, 32, 2),
+    ggml.GGML_TYPE_Q4_K: Format(256, 128, 20),
+    ggml.GGML_TYPE_Q5_K: Format(256, 160, 20),
+    ggml.GGML_TYPE_Q6_K: Format(256, 192, 18),
 }
-
-
-class Activation(IntEnum):
-    """What a feed-forward network applies to its hidden row."""
-
-    SILU_GATED = 0
-    RELU = 1
-    GELU = 2
 
 
 class Matrix(c.Structure):
@@ -93,7 +89,7 @@ class Decoder(c.Structure):
 # name → (result type, argument types)
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "tinydispatch_sizes": (None, (c.POINTER(c.c_int64),)),
-    "tinydispatch_pack": (None, (c.c_int64, _Pointer, c.c_int64, c.c_int64, _Pointer, _Pointer)),
+    "tinydispatch_pack": (None, (c.c_int64, _Pointer, c.c_int64, c.c_int64, c.c_int64, _Pointer, _Pointer)),
     "tinydispatch_start_threads": (_Pointer, (c.c_int32, c.c_int32)),
     "tinydispatch_stop_threads": (None, (_Pointer,)),
     "tinydispatch_compute": (None, (c.POINTER(Decoder), c.c_int64, c.c_int64, c.c_int64, _Pointer)),

@@ -1,4 +1,4 @@
-/* A decoder's forward pass on quantized weights: Qwen3's and OPT's layers, in whatever sizes and numbers of threads.
+/* A decoder's forward pass on quantized weights: Llama's, Qwen's and OPT's layers, in whatever sizes and numbers of threads.
  *
  * All threads run `compute_batch`, phase by phase; threads.h says how they share them. T ids come in, R of them with
  * logits: after the last layer's keys and values only those R rows are computed.
@@ -166,10 +166,11 @@ _Static_assert((int)MAX_ROWS <= (int)MOST_ROWS, "the caller makes room for the s
 
 /* What the caller compares with its own: the structs' sizes, then of each format the inputs of a block and its bytes. */
 void tinydispatch_sizes(int64_t *sizes) {
-    static const int64_t types[] = {TYPE_Q8_0, TYPE_Q4_K, TYPE_Q6_K};
+    static const int64_t types[] = {TYPE_Q4_0, TYPE_Q4_1, TYPE_Q5_0, TYPE_Q5_1,
+                                    TYPE_Q8_0, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K};
     *sizes++ = sizeof(Decoder);
     *sizes++ = sizeof(Layer);
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const Format format = format_of(types[i]);
         *sizes++ = format.inputs;
         *sizes++ = format.quant_bytes;
@@ -177,9 +178,9 @@ void tinydispatch_sizes(int64_t *sizes) {
     }
 }
 
-void tinydispatch_pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants,
-                       uint8_t *scales) {
-    pack(type, rows, n_in, n_out, quants, scales);
+void tinydispatch_pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, int64_t parted,
+                       uint8_t *quants, uint8_t *scales) {
+    pack(type, rows, n_in, n_out, parted, quants, scales);
 }
 
 void *tinydispatch_start_threads(int32_t n_threads, int32_t n_layers) {

@@ -9,7 +9,8 @@
 enum { BLOCK = 32, SUPER_BLOCK = 256, KEY_BLOCK = 16, MOST_ROWS = 8 };
 
 /* Formats of matrices, as GGUF names these types. */
-enum { TYPE_Q8_0 = 8, TYPE_Q4_K = 12, TYPE_Q6_K = 14 };
+enum { TYPE_Q4_0 = 2, TYPE_Q4_1 = 3, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7, TYPE_Q8_0 = 8 };
+enum { TYPE_Q4_K = 12, TYPE_Q5_K = 13, TYPE_Q6_K = 14 };
 
 /* y = W x + bias. Tiles of LANES outputs, the last of which may be longer than what is left; pack.h lays them out. */
 typedef struct {

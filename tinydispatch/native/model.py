@@ -1,4 +1,4 @@
-"""Qwen3 and OPT in Q8_0 and Q4_K_M through the native decoder.
+"""Llama, Qwen2, Qwen3 and OPT in four to eight bits through the native decoder.
 
 It computes what llama.cpp's graph computes, in the same 8-bit blocks, and differs from it by rounding. An id's logits
 are the same to the last bit in whatever batch it comes, with however many threads. llama.cpp serves as the tokenizer.
@@ -13,22 +13,53 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinydispatch.ggml.architectures import ARCHITECTURES, Rotation, Shape, read_shape
+from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.contents import check_contents, check_vocabulary
-from tinydispatch.ggml.header import GgufError
+from tinydispatch.ggml.header import GgufError, GgufHeader
 from tinydispatch.ggml.memory import require_memory
 from tinydispatch.ggml.numbers import check_numbers
-from tinydispatch.ggml.opt_shape import ARCHITECTURE as OPT
 from tinydispatch.ggml.raw_model import RawModel
 from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
-from tinydispatch.native.bindings import BLOCK, KEY_BLOCK, MOST_ROWS, Decoder, Layer
+from tinydispatch.native.bindings import BLOCK, FORMATS, KEY_BLOCK, MOST_ROWS, WIDEST, Decoder, Layer
 from tinydispatch.native.cache import NativeCache, zeroed
 from tinydispatch.native.library import NativeLibrary, find_native
-from tinydispatch.native.shape import NativeShape, read_native_shape
 from tinydispatch.native.weights import NativeWeights
 
 # A larger batch is no faster: the weights are read once for each, while a thread multiplies 64 rows by them.
 _MAX_BATCH = 64
+
+
+def read_native_shape(header: GgufHeader) -> Shape | None:
+    """The shape of a file that the decoder computes, None for one that is left to what else computes it.
+
+    Raises:
+        GgufError: a file that llama.cpp does not know either contradicts itself.
+    """
+    architecture = ARCHITECTURES.get(header.architecture)
+    if architecture is None or not architecture.is_native:
+        return None
+    try:
+        shape = read_shape(header)
+    except GgufError:
+        if architecture.is_stock:  # with more in it, or in another form, than the table has
+            return None
+        raise
+    return shape if _fits(header, shape) else None
+
+
+def _fits(header: GgufHeader, shape: Shape) -> bool:
+    for tensor in header.tensors:
+        if tensor.name == "position_embd.weight":
+            is_known = tensor.type_id in (GGML_TYPE_F32, GGML_TYPE_F16)
+        elif len(tensor.shape) == 2:
+            is_known = tensor.type_id in FORMATS
+        else:
+            is_known = tensor.type_id == GGML_TYPE_F32
+        if not is_known:
+            return False
+    return not shape.head_width % WIDEST  # heads are read in whole vectors
 
 
 class NativeModel(RawModel):
@@ -40,16 +71,17 @@ class NativeModel(RawModel):
     _decoder: Decoder | None = None
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
-        native, is_opt = find_native(), self.header.architecture == OPT
-        if not is_opt:
+        architecture = ARCHITECTURES.get(self.header.architecture)
+        is_stock = architecture is not None and architecture.is_stock
+        if is_stock:
             check_numbers(self.header)
-        shape = read_native_shape(self.header)
+        native, shape = find_native(), read_native_shape(self.header)
         if native is None or shape is None:
             raise GgufError(self.path, "the native decoder does not compute this file on this processor")
         self._native = native
-        (check_vocabulary if is_opt else check_contents)(self.header)
+        (check_contents if is_stock else check_vocabulary)(self.header)
         # llama.cpp loads a tokenizer only under an architecture that it knows.
-        vocabulary = self._open_vocabulary(shape.n_vocab, "gpt2" if is_opt else None)
+        vocabulary = self._open_vocabulary(shape.n_vocab, None if is_stock else "gpt2")
         self._n_ctx, self._max_batch = min(n_ctx, shape.n_positions), _MAX_BATCH
         self._allocate(shape, threads)
         return vocabulary
@@ -59,7 +91,7 @@ class NativeModel(RawModel):
         """The native decoder, for which processors it was compiled."""
         return f"the native decoder ({self._native.variant.name})"
 
-    def _allocate(self, shape: NativeShape, threads: int) -> None:
+    def _allocate(self, shape: Shape, threads: int) -> None:
         n_cells = -(-self._n_ctx // KEY_BLOCK) * KEY_BLOCK
         size = (shape.n_layers, shape.n_key_heads, shape.head_width, n_cells)
         n_bytes = NativeCache.n_bytes(*size) + NativeWeights.n_bytes(self.header)
@@ -72,7 +104,7 @@ class NativeModel(RawModel):
             n_cells=n_cells,
             n_threads=threads,
             is_pre_norm=shape.is_pre_norm,
-            is_rms=shape.is_rms,
+            is_rms=shape.architecture.is_rms,
             activation=shape.activation,
             epsilon=shape.epsilon,
             width=shape.width,
@@ -95,7 +127,7 @@ class NativeModel(RawModel):
         self._embedding = embedding
         if self._positions is not None:
             self._arrays["placed"] = zeroed(np.float32, _MAX_BATCH, shape.width)
-        if shape.rope_base is not None:
+        if shape.architecture.rotation is not Rotation.NONE:
             self._arrays["rotation"] = _rotation(shape.rope_base, shape.head_width, n_cells)
         for name, array in self._arrays.items():
             setattr(decoder, name, array.ctypes.data)
@@ -128,7 +160,7 @@ class NativeModel(RawModel):
         return f"{self.header.architecture} in blocks of {KEY_BLOCK}"
 
 
-def _scratch(shape: NativeShape, n_cells: int, threads: int) -> dict[str, npt.NDArray[Any]]:
+def _scratch(shape: Shape, n_cells: int, threads: int) -> dict[str, npt.NDArray[Any]]:
     """Memory for one batch, by the names that `Decoder` has for it."""
     heads, key_heads = shape.n_heads * shape.head_width, shape.n_key_heads * shape.head_width
     widest = max(shape.width, shape.embedding_width, shape.feed_forward_width, heads)

@@ -14,8 +14,13 @@ typedef struct {
 } Format;
 
 INLINE Format format_of(int64_t type) {
-    return type == TYPE_Q8_0   ? (Format){BLOCK, 34, 32, 2}
+    return type == TYPE_Q4_0   ? (Format){BLOCK, 18, 16, 2}
+           : type == TYPE_Q4_1 ? (Format){BLOCK, 20, 16, 2 + 2}
+           : type == TYPE_Q5_0 ? (Format){BLOCK, 22, 20, 2}
+           : type == TYPE_Q5_1 ? (Format){BLOCK, 24, 20, 2 + 2}
+           : type == TYPE_Q8_0 ? (Format){BLOCK, 34, 32, 2}
            : type == TYPE_Q4_K ? (Format){SUPER_BLOCK, 144, 128, 2 + 2 + 8 + 8}
+           : type == TYPE_Q5_K ? (Format){SUPER_BLOCK, 176, 160, 2 + 2 + 8 + 8}
                                : (Format){SUPER_BLOCK, 210, 192, 2 + 16};
 }
 
@@ -41,10 +46,36 @@ static void pack_q8_0(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
         put_four(place(quants, i, lane), load_four(block + 2 + i) ^ four_of(WEIGHT_FLIP));
 }
 
-/* Q4_K. Quants: of each 32 inputs the first 16 in the low halves of bytes, the others in the high ones. Scales: 16-bit
- * floats for all scales and all minima, then for each 32 inputs a scale and a minimum of each row. */
-static void pack_q4_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
-    const uint8_t *packed = block + 4, *numbers = block + 16;
+INLINE int has_minimum(int64_t type) { return type == TYPE_Q4_1 || type == TYPE_Q5_1; }
+
+INLINE int has_fifth_bit(int64_t type) { return type == TYPE_Q5_0 || type == TYPE_Q5_1 || type == TYPE_Q5_K; }
+
+/* The fifth bits of 32 weights of a row, from a byte for each of which one bit counts: a byte here is that of four
+ * weights apart, its bit their number. */
+INLINE void put_fifth_bits(const uint8_t *each, int bit, int64_t lane, uint8_t *to) {
+    uint8_t bytes[4] = {0};
+    for (int i = 0; i < BLOCK; i++) bytes[i % 4] |= (uint8_t)((each[i] >> bit & 1) << i / 4);
+    memcpy(place(to, 0, lane), bytes, 4);
+}
+
+/* Q4_0 to Q5_1. Quants: the first 16 inputs in the low halves of bytes, the others in the high ones; then the fifth bits.
+ * Scales: 16-bit floats for the scales, then for the minima. */
+static void pack_small(int64_t type, const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
+    memcpy(scales + 2 * lane, block, 2), block += 2;
+    if (has_minimum(type)) memcpy(scales + 2 * LANES + 2 * lane, block, 2), block += 2;
+    if (has_fifth_bit(type)) {
+        uint8_t each[BLOCK];
+        for (int i = 0; i < BLOCK; i++) each[i] = block[i / 8] >> i % 8;
+        put_fifth_bits(each, 0, lane, quants + BLOCK / 2 * LANES), block += 4;
+    }
+    for (int i = 0; i < BLOCK / 2; i += 4) put_four(place(quants, i, lane), load_four(block + i));
+}
+
+/* Q4_K and Q5_K. Quants: of each 32 inputs the first 16 in the low halves of bytes, the others in the high ones; then
+ * the fifth bits of each 32. Scales: 16-bit floats for all scales and all minima, then for each 32 inputs a scale and a
+ * minimum of each row. */
+static void pack_q4_k(int64_t type, const uint8_t *block, int64_t lane, uint8_t *quants, uint8_t *scales) {
+    const uint8_t *packed = block + 4, *fifths = block + 16, *numbers = fifths + (has_fifth_bit(type) ? BLOCK : 0);
     memcpy(scales + 2 * lane, block, 2);
     memcpy(scales + 2 * LANES + 2 * lane, block + 2, 2);
     for (int part = 0; part < SUPER_BLOCK / BLOCK; part++) {
@@ -60,6 +91,7 @@ static void pack_q4_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
             const uint32_t other = load_four(from + i + BLOCK / 2) >> part % 2 * 4 & four_of(15);
             put_four(place(to, i, lane), one | other << 4);
         }
+        if (has_fifth_bit(type)) put_fifth_bits(fifths, part, lane, quants + (SUPER_BLOCK / 2 + 4 * part) * LANES);
     }
 }
 
@@ -80,18 +112,28 @@ static void pack_q6_k(const uint8_t *block, int64_t lane, uint8_t *quants, uint8
     }
 }
 
+/* Where a row comes from: of each `parted` rows those of even number are taken first, then the others; 0 takes all as
+ * they are. */
+INLINE int64_t source_row(int64_t row, int64_t parted) {
+    if (!parted) return row;
+    const int64_t i = row % parted, half = parted / 2;
+    return row - i + (i < half ? 2 * i : 2 * (i - half) + 1);
+}
+
 /* A whole matrix. */
-static void pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, uint8_t *quants, uint8_t *scales) {
+static void pack(int64_t type, const uint8_t *rows, int64_t n_in, int64_t n_out, int64_t parted, uint8_t *quants,
+                 uint8_t *scales) {
     const Format format = format_of(type);
     const int64_t n_blocks = n_in / format.inputs;
     for (int64_t first = 0; first < n_out; first += LANES) {
         const int64_t n_lanes = n_out - first < LANES ? n_out - first : LANES;
         for (int64_t block = 0; block < n_blocks; block++) {
             for (int64_t lane = 0; lane < n_lanes; lane++) {
-                const uint8_t *from = rows + ((first + lane) * n_blocks + block) * format.file_bytes;
+                const uint8_t *from = rows + (source_row(first + lane, parted) * n_blocks + block) * format.file_bytes;
                 if (type == TYPE_Q8_0) pack_q8_0(from, lane, quants, scales);
-                else if (type == TYPE_Q4_K) pack_q4_k(from, lane, quants, scales);
-                else pack_q6_k(from, lane, quants, scales);
+                else if (type == TYPE_Q6_K) pack_q6_k(from, lane, quants, scales);
+                else if (format.inputs == SUPER_BLOCK) pack_q4_k(type, from, lane, quants, scales);
+                else pack_small(type, from, lane, quants, scales);
             }
             quants += format.quant_bytes * LANES, scales += format.scale_bytes * LANES;
         }

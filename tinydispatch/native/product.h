@@ -66,23 +66,53 @@ INLINE void add_q8_0(Cursor c, const int n, Floats *sums) {
         sums[r] += __builtin_convertvector(products[r], Floats) * (scale * c.row_scales[r * c.n_in / BLOCK]);
 }
 
-INLINE void add_q4_k(Cursor c, const int n, Floats *sums) {
+/* Products of BLOCK weights without a sign, of four bits and maybe a fifth, with those inputs of n rows. */
+INLINE void add_block(const uint8_t *weights, const uint8_t *fifths, const int8_t *quants, int64_t n_in, const int n,
+                      Ints *products) {
+#pragma GCC unroll 8
+    for (int step = 0; step < BLOCK / 2; step += STEP) {
+        const Bytes w = load_bytes(weights + step * LANES);
+        Bytes low = bits(w, 0, 15), high = bits(w, 4, 15);
+        if (fifths) low = either(low, fifth_bits(fifths, step)), high = either(high, fifth_bits(fifths, step + BLOCK / 2));
+#pragma GCC unroll 8
+        for (int r = 0; r < n; r++) {
+            const int8_t *x = quants + r * n_in + step;
+            products[r] = add_unsigned_products(add_unsigned_products(products[r], low, x), high, x + BLOCK / 2);
+        }
+    }
+}
+
+INLINE void add_small(Cursor c, const int type, const int n, Floats *sums) {
+    const int zero = has_minimum(type) ? 0 : has_fifth_bit(type) ? 16 : 8;
+    Ints products[MAX_ROWS];
+    int32_t row_sums[MAX_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < n; r++) {
+        const int32_t *halves = c.row_sums + r * c.n_in / (BLOCK / 2);
+        row_sums[r] = halves[0] + halves[1];
+        products[r] = (Ints){0} - zero * row_sums[r];
+    }
+    add_block(c.weights, has_fifth_bit(type) ? c.weights + BLOCK / 2 * LANES : NULL, c.quants, c.n_in, n, products);
+    const Floats scale = load_halves((const uint16_t *)c.scales);
+#pragma GCC unroll 8
+    for (int r = 0; r < n; r++) {
+        const float row_scale = c.row_scales[r * c.n_in / BLOCK];
+        sums[r] += __builtin_convertvector(products[r], Floats) * (scale * row_scale);
+        if (has_minimum(type))
+            sums[r] += load_halves((const uint16_t *)c.scales + LANES) * (row_scale * (float)row_sums[r]);
+    }
+}
+
+INLINE void add_q4_k(Cursor c, const int type, const int n, Floats *sums) {
     const Floats scales = load_halves((const uint16_t *)c.scales);
     const Floats minima = load_halves((const uint16_t *)c.scales + LANES);
     for (int part = 0; part < SUPER_BLOCK / BLOCK; part++) {
+        const uint8_t *fifths = c.weights + (SUPER_BLOCK / 2 + 4 * part) * LANES;
         Ints products[MAX_ROWS];
 #pragma GCC unroll 8
         for (int r = 0; r < n; r++) products[r] = (Ints){0};
-#pragma GCC unroll 8
-        for (int step = 0; step < BLOCK / 2; step += STEP) {
-            const Bytes w = load_bytes(c.weights + (part * BLOCK / 2 + step) * LANES);
-            const Bytes low = bits(w, 0, 15), high = bits(w, 4, 15);
-#pragma GCC unroll 8
-            for (int r = 0; r < n; r++) {
-                const int8_t *x = c.quants + r * c.n_in + part * BLOCK + step;
-                products[r] = add_products(add_products(products[r], low, x), high, x + BLOCK / 2);
-            }
-        }
+        add_block(c.weights + part * BLOCK / 2 * LANES, has_fifth_bit(type) ? fifths : NULL, c.quants + part * BLOCK,
+                  c.n_in, n, products);
         const Floats scale = scales * load_small((const int8_t *)c.scales + (4 + 2 * part) * LANES);
         const Floats minimum = minima * load_small((const int8_t *)c.scales + (5 + 2 * part) * LANES);
 #pragma GCC unroll 8
@@ -107,7 +137,7 @@ INLINE void add_q6_k_part(Cursor c, const int n, const int part, Floats scales, 
         const Bytes w = either(bits(low, part % 2 * 4, 15), bits(high, 2 * part - 4, 48));
 #pragma GCC unroll 8
         for (int r = 0; r < n; r++)
-            products[r] = add_products(products[r], w, c.quants + r * c.n_in + part * 16 + step);
+            products[r] = add_unsigned_products(products[r], w, c.quants + r * c.n_in + part * 16 + step);
     }
     const Floats scale = scales * load_small((const int8_t *)c.scales + part * LANES);
 #pragma GCC unroll 8
@@ -142,8 +172,9 @@ INLINE void multiply_tile(const Matrix *m, const int type, int64_t tile, Quantiz
     for (int64_t block = 0; block < n_blocks; block++) {
         if (fetches) fetch(c.weights + n_blocks * quant_bytes, quant_bytes);
         if (type == TYPE_Q8_0) add_q8_0(c, n, sums);
-        else if (type == TYPE_Q4_K) add_q4_k(c, n, sums);
-        else add_q6_k(c, n, sums);
+        else if (type == TYPE_Q6_K) add_q6_k(c, n, sums);
+        else if (inputs == SUPER_BLOCK) add_q4_k(c, type, n, sums);
+        else add_small(c, type, n, sums);
         c.weights += quant_bytes, c.scales += scale_bytes, c.quants += inputs;
         c.row_scales += inputs / BLOCK, c.row_sums += inputs / (BLOCK / 2);
     }
@@ -189,7 +220,14 @@ static void multiply(const Matrix *m, Quantized x, int64_t start, int64_t stop, 
                      int64_t n_pieces) {
     const int64_t n_tiles = (m->n_out + LANES - 1) / LANES;
     const int64_t first = n_tiles * piece / n_pieces, last = n_tiles * (piece + 1) / n_pieces;
-    if (m->type == TYPE_Q8_0) multiply_type(m, TYPE_Q8_0, x, start, stop, adds, out, first, last);
-    else if (m->type == TYPE_Q4_K) multiply_type(m, TYPE_Q4_K, x, start, stop, adds, out, first, last);
-    else multiply_type(m, TYPE_Q6_K, x, start, stop, adds, out, first, last);
+    switch (m->type) {
+    case TYPE_Q4_0: multiply_type(m, TYPE_Q4_0, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q4_1: multiply_type(m, TYPE_Q4_1, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q5_0: multiply_type(m, TYPE_Q5_0, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q5_1: multiply_type(m, TYPE_Q5_1, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q8_0: multiply_type(m, TYPE_Q8_0, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q4_K: multiply_type(m, TYPE_Q4_K, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q5_K: multiply_type(m, TYPE_Q5_K, x, start, stop, adds, out, first, last); break;
+    case TYPE_Q6_K: multiply_type(m, TYPE_Q6_K, x, start, stop, adds, out, first, last); break;
+    }
 }

@@ -3,7 +3,8 @@
  * Each has vectors of LANES numbers (`Floats`, `Ints`), 16-bit floats, and sums of 8-bit products: `add_products` takes
  * STEP activations of a row and, as one `Bytes`, their weights for LANES outputs. Weights are stored with WEIGHT_FLIP's
  * bits turned, which `initial_sum` takes back; those of four bits are taken as they are. Sums for MAX_ROWS rows fit into
- * registers. `load_small` widens LANES small whole numbers; `bits` shifts to the right, or by a negative number to the left,
+ * registers. `add_unsigned_products` is the same
+ * for weights below 64, without flips; `fifth_bits` are added to four. `load_small` widens LANES small whole numbers; `bits` shifts to the right, or by a negative number to the left,
  * and keeps the mask's bits, which have to come from the same byte.
  */
 #pragma once

@@ -56,6 +56,18 @@ INLINE Bytes either(Bytes x, Bytes y) {
     return x;
 }
 
+/* The fifth bits of the STEP inputs from `input` on, where they belong, from `put_fifth_bits`. */
+INLINE Bytes fifth_bits(const uint8_t *p, const int input) {
+    const uint8x16_t all = vld1q_u8(p);
+    Bytes x;
+#pragma GCC unroll 4
+    for (int i = 0; i < STEP / 4; i++) {
+        const uint8x16_t moved = vshlq_u8(all, vdupq_n_s8((int8_t)(4 - input / 4 - i)));
+        x.fours[i] = vreinterpretq_s8_u8(vandq_u8(moved, vdupq_n_u8(16)));
+    }
+    return x;
+}
+
 #if defined(__ARM_FEATURE_DOTPROD)
 
 INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *step) {
@@ -84,3 +96,8 @@ INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *step) {
 }
 
 #endif
+
+/* Weights of up to six bits have room for a sign. */
+INLINE Ints add_unsigned_products(Ints sums, Bytes weights, const int8_t *step) {
+    return add_products(sums, weights, step);
+}

@@ -36,6 +36,11 @@ INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *four) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sums, weights, _mm512_set1_epi32(x));
 }
 
+/* Weights of up to six bits are stored as they are. */
+INLINE Ints add_unsigned_products(Ints sums, Bytes weights, const int8_t *four) {
+    return add_products(sums, weights, four);
+}
+
 INLINE void store_bytes(int8_t *p, Ints x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x)); }
 
 INLINE Floats load_small(const int8_t *p) {
@@ -48,6 +53,9 @@ INLINE Bytes bits(Bytes x, const int shift, const char mask) {
 }
 
 INLINE Bytes either(Bytes x, Bytes y) { return _mm512_or_si512(x, y); }
+
+/* The fifth bits of the STEP inputs from `input` on, where they belong, from `put_fifth_bits`. */
+INLINE Bytes fifth_bits(const uint8_t *p, const int input) { return bits(load_bytes(p), input / 4 - 4, 16); }
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
@@ -78,6 +86,14 @@ INLINE Ints add_products(Ints sums, Bytes weights, const int8_t *four) {
     return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
+/* Weights of up to six bits are such factors already; two products stay below 2^14. */
+INLINE Ints add_unsigned_products(Ints sums, Bytes weights, const int8_t *four) {
+    int32_t x;
+    memcpy(&x, four, 4);
+    __m256i pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(x));
+    return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
 INLINE void store_bytes(int8_t *p, Ints x) {
     for (int lane = 0; lane < LANES; lane++) p[lane] = (int8_t)x[lane];
 }
@@ -92,6 +108,9 @@ INLINE Bytes bits(Bytes x, const int shift, const char mask) {
 }
 
 INLINE Bytes either(Bytes x, Bytes y) { return _mm256_or_si256(x, y); }
+
+/* The fifth bits of the STEP inputs from `input` on, where they belong, from `put_fifth_bits`. */
+INLINE Bytes fifth_bits(const uint8_t *p, const int input) { return bits(load_bytes(p), input / 4 - 4, 16); }
 
 #else
 #error "needs AVX-512 VNNI, or AVX2 with FMA and F16C"

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tinydispatch.ggml.architectures import Rotation, Shape
 from tinydispatch.ggml.header import GgufHeader, TensorInfo
 from tinydispatch.ggml.mapped_file import MappedFile
 from tinydispatch.native.bindings import FORMATS, LAYER_MATRICES, WIDEST, Decoder, Layer, Matrix, Norm
 from tinydispatch.native.cache import zeroed
 from tinydispatch.native.library import NativeLibrary
-from tinydispatch.native.shape import NativeShape
 from tinydispatch.native.table import RowTable
 
 _FILE_NAMES = {
@@ -51,20 +51,23 @@ class NativeWeights:
         """Unmap the file; a second call does nothing."""
         self._file.close()
 
-    def fill(self, decoder: Decoder, layers: Any, shape: NativeShape) -> None:
+    def fill(self, decoder: Decoder, layers: Any, shape: Shape) -> None:
         """Point a decoder and its layers to the weights."""
         for index, layer in enumerate(layers):
-            self._fill_layer(layer, f"blk.{index}.", shape.norms)
+            self._fill_layer(layer, f"blk.{index}.", shape)
         decoder.project_in, decoder.project_out = self._matrix("project_in"), self._matrix("project_out")
         decoder.final_norm = self._norm("output_norm")
         decoder.head = self._matrix("output" if "output.weight" in self._tensors else "token_embd")
         self._file.give_back_all()
 
-    def _fill_layer(self, layer: Layer, prefix: str, norms: tuple[str, str]) -> None:
-        layer.attention_norm, layer.feed_forward_norm = (self._norm(prefix + name) for name in norms)
+    def _fill_layer(self, layer: Layer, prefix: str, shape: Shape) -> None:
+        layer.attention_norm, layer.feed_forward_norm = (self._norm(prefix + name) for name in shape.norms)
         layer.query_norm, layer.key_norm = self._norm(prefix + "attn_q_norm"), self._norm(prefix + "attn_k_norm")
         for name in LAYER_MATRICES:
-            setattr(layer, name, self._matrix(prefix + _FILE_NAMES[name]))
+            # Here a head's halves are turned against each other: neighbours are parted once, and not for every id.
+            is_parted = shape.architecture.rotation is Rotation.NEIGHBOURS and name in ("query", "key")
+            rows = shape.head_width if is_parted else 0
+            setattr(layer, name, self._matrix(prefix + _FILE_NAMES[name], parted_rows=rows))
 
     def _vector(self, name: str) -> int | None:
         tensor = self._tensors.get(name)
@@ -83,7 +86,8 @@ class NativeWeights:
         tensor = self._tensors.get(f"{name}.weight")
         return None if tensor is None else RowTable(self._ggml, tensor, self._file.address_of(tensor))
 
-    def _matrix(self, name: str) -> Matrix:
+    def _matrix(self, name: str, parted_rows: int = 0) -> Matrix:
+        """A matrix; of each `parted_rows` rows those of even number come first, then the others."""
         tensor = self._tensors.get(f"{name}.weight")
         if tensor is None:
             return Matrix()
@@ -91,7 +95,7 @@ class NativeWeights:
         quants = self._packed.ctypes.data + self._used
         scales = quants + _part_bytes(tensor)[0]
         address = self._file.address_of(tensor)
-        self._library.c.tinydispatch_pack(tensor.type_id, address, n_in, n_out, quants, scales)
+        self._library.c.tinydispatch_pack(tensor.type_id, address, n_in, n_out, parted_rows, quants, scales)
         self._used += _packed_bytes(tensor)
         self._file.give_back(tensor)
         return Matrix(quants, scales, self._vector(f"{name}.bias"), n_in, n_out, tensor.type_id)
