@@ -7,15 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-
-class Quantization(StrEnum):
-    """Number format of the weight matrices in a GGUF file; vectors stay in 32 bits."""
-
-    F32 = "f32"
-    F16 = "f16"
-    Q8_0 = "q8_0"
-    Q5_K_M = "q5_k_m"
-    Q4_K_M = "q4_k_m"
+from tinydispatch.ggml.mixtures import Quantization as Quantization
 
 
 class OptGraph(StrEnum):

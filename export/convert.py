@@ -14,22 +14,14 @@ from export.config import ExportConfig, Quantization
 from export.errors import ExportError
 from export.graph import GraphPlan, PlannedTensor
 from export.quantize import encode
-from export.tensor_types import tensor_types
 from export.vocabulary import Vocabulary
 from tinydispatch import formats
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.header import TENSOR_BLOCKS
+from tinydispatch.ggml.mixtures import tensor_types
 from tinydispatch.ggml.vocabulary import NORMALIZER_KEY
 
 TEMPLATE_HASH_KEY = "tinydispatch.template_hash"
-
-_FILE_TYPES = {
-    Quantization.F32: gguf.LlamaFileType.ALL_F32,
-    Quantization.F16: gguf.LlamaFileType.MOSTLY_F16,
-    Quantization.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
-    Quantization.Q5_K_M: gguf.LlamaFileType.MOSTLY_Q5_K_M,
-    Quantization.Q4_K_M: gguf.LlamaFileType.MOSTLY_Q4_K_M,
-}
 
 
 def write_gguf(
@@ -70,7 +62,7 @@ def half_weights(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, floa
 def _add_metadata(writer: gguf.GGUFWriter, plan: GraphPlan, name: str, quantization: Quantization) -> None:
     writer.add_type("model")
     writer.add_name(name)
-    writer.add_file_type(_FILE_TYPES[quantization])
+    writer.add_file_type(quantization.file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add = {float: writer.add_float32, int: writer.add_uint32, str: writer.add_string, tuple: writer.add_array}
     for key, value in plan.metadata.items():

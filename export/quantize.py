@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 
 from export.errors import ExportError
 from tinydispatch.ggml import bindings
-from tinydispatch.ggml.header import TENSOR_BLOCKS
-from tinydispatch.ggml.library import load_library
+from tinydispatch.ggml.mixtures import quantize_rows
 
 _F16_MAX = float(np.finfo(np.float16).max)
 
@@ -36,23 +34,3 @@ def encode(name: str, weight: torch.Tensor, type_id: int) -> npt.NDArray[Any]:
             raise ExportError(f"weight {name} holds values beyond {_F16_MAX:.0f}, which 16-bit floats cannot")
         return values.astype(np.float16)
     return quantize_rows(values, type_id)
-
-
-def quantize_rows(values: npt.NDArray[np.float32], type_id: int) -> npt.NDArray[np.uint8]:
-    """Quantize each row with llama.cpp's own code; shape (…, row length) becomes (…, row bytes)."""
-    block, block_bytes = TENSOR_BLOCKS[type_id]
-    row_length = values.shape[-1]
-    assert row_length % block == 0, f"rows of {row_length} do not divide into blocks of {block}"
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    encoded = np.empty((*values.shape[:-1], row_length // block * block_bytes), dtype=np.uint8)
-    written = load_library().c.ggml_quantize_chunk(
-        type_id,
-        values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-        encoded.ctypes.data_as(ctypes.c_void_p),
-        0,
-        values.size // row_length,
-        row_length,
-        None,
-    )
-    assert written == encoded.nbytes, f"ggml wrote {written} bytes of {encoded.nbytes}"
-    return encoded

@@ -21,10 +21,10 @@ import torch
 
 from export.config import Quantization
 from export.quantize import encode
-from export.tensor_types import tensor_types
 from scripts.bench_gguf import Bench, Contestant, compare
 from tinydispatch.ggml.architectures import ARCHITECTURES, Activation, Shape
 from tinydispatch.ggml.header import TENSOR_BLOCKS
+from tinydispatch.ggml.mixtures import tensor_types
 from tinydispatch.ggml.model import default_threads
 
 _N_VOCAB, _REPEATED_ROWS = 50_272, 64

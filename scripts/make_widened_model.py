@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.cases import load_suite
-from export.quantize import quantize_rows
 from scripts.bench_dispatch import single_replies
 from tinydispatch.engine import Engine
 from tinydispatch.ggml import bindings
 from tinydispatch.ggml.architectures import Shape, read_shape
 from tinydispatch.ggml.header import read_header
+from tinydispatch.ggml.mixtures import quantize_rows
 from tinydispatch.ggml.open import open_model
 
 Array = npt.NDArray[np.float32]

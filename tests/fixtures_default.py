@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scripts.release_default import release
+from scripts.ship_adapter import release
 from tinydispatch import formats
 from tinydispatch.default.card import Base, Card
 from tinydispatch.default.fetch import sha256_file

@@ -10,10 +10,10 @@ import gguf
 
 from export.config import ExportConfig, OptGraph, Quantization
 from export.export import export_gguf
-from export.quantize import quantize_rows
 from tests.fixtures_gguf import scratch, tiny_export, tiny_llama_export
 from tests.fixtures_models import make_tiny_qwen2, make_tiny_qwen3
 from tests.fixtures_opt import make_tiny_opt, post_norm_export, pre_norm_export
+from tinydispatch.ggml.mixtures import quantize_rows
 
 
 def _odd_opt() -> Path:

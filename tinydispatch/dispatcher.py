@@ -197,7 +197,7 @@ def model_fingerprint(runtime: Runtime) -> str:
 
 
 def _cache_owner(runtime: Runtime) -> bytes:
-    """What a kept state belongs to: the model file's content, its template, and the size of the context."""
+    """What a kept state belongs to: a model file's content and template, the size of the context, what computes it."""
     template = template_hash(runtime.chat_template or default_chat_template())
-    model = fingerprint(runtime.header, "prefix") if isinstance(runtime, GgufModel) else b""
+    model = fingerprint(runtime.header, runtime.computed_by) if isinstance(runtime, GgufModel) else b""
     return model + f"{template} {runtime.n_ctx}".encode()

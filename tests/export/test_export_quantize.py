@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.quantize import encode, quantize_rows
+from export.quantize import encode
 from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_Q8_0
+from tinydispatch.ggml.mixtures import quantize_rows
 
 _matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.just(64)), elements=st.floats(-1000, 1000, width=32))
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from export.config import Quantization
-from export.tensor_types import tensor_types
 from tinydispatch.ggml.bindings import (
     GGML_TYPE_F16,
     GGML_TYPE_F32,
@@ -14,6 +12,7 @@ from tinydispatch.ggml.bindings import (
     GGML_TYPE_Q6_K,
     GGML_TYPE_Q8_0,
 )
+from tinydispatch.ggml.mixtures import Quantization, tensor_types
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_an_adapter_for_something_else_is_refused_by_key(
 
 @pytest.mark.parametrize("key", ["use_dora", "bias", "modules_to_save", "rank_pattern"])
 def test_what_a_merge_cannot_express_is_refused_before_a_card_is_written(tmp_path: Path, key: str) -> None:
-    from scripts.release_default import release
+    from scripts.ship_adapter import release
 
     used = {"use_dora": True, "bias": "all", "modules_to_save": ["lm_head"], "rank_pattern": {"q_proj": 8}}[key]
     adapter = write_adapter(tmp_path / "adapter", **{key: used})

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.release_default import release
+from scripts.ship_adapter import release
 from tinydispatch.default.card import SMOLLM2
 from tinydispatch.default.fetch import unpack_wheel
 from tinydispatch.default.safetensors import safetensors_bytes
