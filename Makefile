@@ -1,4 +1,4 @@
-# demo: environment, then the whole job on the embedded model.  test: environment and tests.
+# demo: environment, then the whole job on the default dispatcher.  test: environment and tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all check bench-data bench-train bench-dispatch bench-gguf retrain-demo clean
 
 demo: $(VENV)/.installed
-	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config nano.yaml
+	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config assistant.yaml
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
@@ -29,11 +29,10 @@ bench-data: $(VENV)/.installed
 	$(BIN)/python -m scripts.bench_data --file /tmp/tinydispatch-rows.json --sample /tmp/tinydispatch-sample.json \
 	  --tokenizer $(or $(TOKENIZER),training/nano/weights/tokenizer.json) --check
 
-# Milliseconds per call, against llama.cpp's own server: make bench-dispatch MODEL=path/to/model.gguf
+# Milliseconds per call, against llama.cpp's own server: make bench-dispatch [MODEL=path/to/model.gguf]; else the default
 # On a busy machine: OPTIONS="--limit 4 --rounds 1 --cpu-time"
-MODEL ?= runs/nano/gguf/nano-q8_0.gguf
 bench-dispatch: $(VENV)/.installed
-	$(BIN)/python -m scripts.bench_dispatch $(MODEL) $(OPTIONS)
+	$(BIN)/python -m scripts.bench_dispatch $(or $(MODEL),$$($(BIN)/python -m tinydispatch pull)) $(OPTIONS)
 
 # Trained tokens per second on a scaled-down OPT, against SFTTrainer with its defaults on the same conversations; then an
 # epoch packed as trees against one without, for one tool list and, with TOOLBENCH=rows.json, for rows that share little.
