@@ -20,6 +20,8 @@ from training.config import Method, Packing, RunConfig
 from training.dataset import EncodedData
 from training.errors import PreflightError
 from training.memory import MemoryEstimate, device_memory, estimate_memory
+from training.packing import choose_packing
+from training.tree import Sharing, measure_sharing
 
 # Where published recipes lie. Outside is allowed, and more often a slip of the exponent than a plan.
 _USUAL_RATES = {Method.FULL: (1e-6, 2e-4), Method.LORA: (2e-5, 2e-3), Method.QLORA: (2e-5, 2e-3)}
@@ -54,8 +56,11 @@ def preflight(
     """
     lengths, last_labels = _lengths_and_last_labels(data.dataset)
     share = data.trained_tokens / data.tokens
-    rows = Packing.ROWS is run.training.packing
-    row_tokens = run.data.max_length_tokens if rows else int(lengths.max())
+    packing, sharing = _packing(run, data.dataset)
+    row_tokens = run.data.max_length_tokens if run.training.packing is Packing.ROWS else int(lengths.max())
+    if sharing is not None:  # a batch has as many tokens as its tree, and as many trained ones as its conversations
+        row_tokens = math.ceil(sharing.largest / run.training.per_device_batch_size)
+        share = min(1.0, share / (1 - sharing.saved))
     memory = estimate_memory(run, directory, row_tokens, share)
     weights = AutoConfig.from_pretrained(directory, local_files_only=True)
     return [
@@ -63,6 +68,7 @@ def preflight(
         *_tokens(tokenizer, last_labels),
         _length(weights, lengths),
         _share(data.trained_tokens, data.tokens),
+        packing,
         _memory(memory),
         _disk(memory, run),
         _learning_rate(run, memory),
@@ -125,6 +131,17 @@ def _share(trained: int, tokens: int) -> Check:
     if share > 0.9:
         return Check("trained tokens", Verdict.WARN, f"{text}: hardly any prompt, is the mask what you want?")
     return Check("trained tokens", Verdict.WARN if share < 0.005 else Verdict.OK, text)
+
+
+def _packing(run: RunConfig, dataset: Dataset) -> tuple[Check, Sharing | None]:
+    """How batches will lie in memory, and what trees share where they do."""
+    chosen = choose_packing(run, dataset)
+    if chosen is not Packing.TREE:
+        return Check("packing", Verdict.OK, str(chosen)), None
+    sharing = measure_sharing(dataset, run.training.per_device_batch_size, run.seed)
+    text = f"tree: {1 - sharing.saved:.0%} of the tokens are computed, the others are shared"
+    found = Check("packing", Verdict.OK, f"{text} ({sharing.computed} of {sharing.tokens} looked at)")
+    return found, sharing
 
 
 def _memory(memory: MemoryEstimate) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,30 @@ def test_an_ordinary_run_passes_every_check(
 ) -> None:
     found = checks(make_run(), data, qwen_tokenizer)
     assert list(found) == [
-        *("end token", "padding", "length", "trained tokens", "memory", "disk", "learning rate", "schedule")
+        *("end token", "padding", "length", "trained tokens"),
+        *("packing", "memory", "disk", "learning rate", "schedule"),
     ]
     assert {check.verdict for check in found.values()} == {Verdict.OK}, found
+
+
+def test_what_trees_save_is_said_and_memory_is_that_of_a_tree(
+    make_run: MakeRun, data: EncodedData, qwen_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three conversations of the same tools and date."""
+    asked: list[int] = []
+
+    def noted(run: RunConfig, directory: Path, row_tokens: int, share: float) -> memory.MemoryEstimate:
+        asked.append(row_tokens)
+        return estimate_memory(run, directory, row_tokens, share)
+
+    monkeypatch.setattr(preflight, "estimate_memory", noted)
+    found = {}
+    for packing in ("auto", "batch"):
+        run = make_run(training__packing=packing, training__per_device_batch_size=3)
+        found[packing] = checks(run, data, qwen_tokenizer)["packing"].finding
+    assert found["batch"] == "batch"
+    assert re.match(r"tree: [34]\d% of the tokens are computed", found["auto"]), found
+    assert asked[0] < 0.5 * asked[1]
 
 
 def test_the_table_is_printed_once_and_every_failure_is_in_the_error() -> None:

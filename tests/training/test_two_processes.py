@@ -92,12 +92,13 @@ def loss_and_results(checkpoint: Path, rows: Path) -> tuple[float, list[str]]:
 def test_two_processes_end_where_one_does(
     make_run: MakeRun, train_path: Path, opt_dir: Path, tmp_path: Path, topology: str, optimizer: str
 ) -> None:
-    """A step of two processes with two conversations each is a step of one with four; sums differ in their order.
+    """A step of two processes with a tree of two conversations each is one of one process with two such trees.
 
+    Sums differ in their order.
     On the way the second process is told to stop, both do, and both go on from the checkpoint.
     """
     shared = {"model__path": still(opt_dir, tmp_path), "training__optimizer": optimizer, "training__max_steps": 2}
-    one = make_run(name="one", **shared, training__per_device_batch_size=4, training__gradient_accumulation_steps=1)
+    one = make_run(name="one", **shared, training__per_device_batch_size=2, training__gradient_accumulation_steps=2)
     two = make_run(name="two", **shared, training__per_device_batch_size=2, training__gradient_accumulation_steps=1)
     train(one, train_path, one.run_dir)
     stopped = train_in_two(two, train_path, tmp_path, topology, stop_at=0)
@@ -106,6 +107,7 @@ def test_two_processes_end_where_one_does(
     done = train_in_two(two, train_path, tmp_path, topology)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("preflight") == 1
+    assert "tree: " in done.stderr
     assert "2 steps of 4" in done.stderr  # two processes of two conversations, not two runs of one process
     assert "continuing from" in done.stderr
     kind = "DTensor" if topology.startswith("fsdp") else "Tensor"
