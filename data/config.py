@@ -77,6 +77,23 @@ class CatalogueSource(_Source):
     licence: str | None = "Apache-2.0"
 
 
+class IntentsSource(_Source):
+    """Labelled intent data (MASSIVE, SNIPS, Rasa, …) through a mapping file; docs/intents.md.
+
+    Requests share lists of tools and days as the catalogue's do. More than one pass wants
+    `near_duplicate_threshold: null`.
+    """
+
+    kind: Literal["intents"]
+    path: Path = Field(description="a file of the mapping's form, or a folder of them")
+    mapping: Path = Field(description="a mapping file, or the name of one in configs/intents/")
+    parts: tuple[str, ...] | None = Field(default=None, description="of the data set (train, dev); None: the mapping's")
+    passes: int = Field(default=1, ge=1)
+    requests_per_list: int = Field(default=12, ge=1, description="how many share one list of tools, at least")
+    most_tools: int = Field(default=24, ge=8, description="on offer at once")
+    hardening: HardeningConfig = HardeningConfig()
+
+
 class _FileSource(_Source):
     """Local files (`path`: one file, or a folder of them) or a data set of the Hugging Face Hub (`hub`: "owner/name").
 
@@ -178,8 +195,10 @@ FileSource = (
     | DispatchLogSource
 )
 # Made here, a row after the other, and never shortened.
-GENERATED = (SynthSource, PhrasesSource, CatalogueSource)
-SourceConfig = Annotated[SynthSource | PhrasesSource | CatalogueSource | FileSource, Field(discriminator="kind")]
+GENERATED = (SynthSource, PhrasesSource, CatalogueSource, IntentsSource)
+SourceConfig = Annotated[
+    SynthSource | PhrasesSource | CatalogueSource | IntentsSource | FileSource, Field(discriminator="kind")
+]
 
 
 class AugmentConfig(_Section):

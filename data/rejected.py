@@ -35,6 +35,23 @@ class RejectReason(StrEnum):
     EVALUATION_OVERLAP = "evaluation_overlap"
     TOO_LONG = "too_long"
     HELDOUT_TOOL = "heldout_tool"
+    OTHER_PART = "other_part"
+    MEASURED_ELSEWHERE = "measured_elsewhere"
+    INTENT_NOT_MAPPED = "intent_not_mapped"
+    INTENT_LEFT_OUT = "intent_left_out"
+    SLOT_WITHOUT_ARGUMENT = "slot_without_argument"
+    ARGUMENT_NOT_SAID = "argument_not_said"
+    SAID_TWICE = "said_twice"
+    WORDS_UNLABELLED = "words_unlabelled"
+    DAY_NOT_UNDERSTOOD = "day_not_understood"
+    TIME_NOT_UNDERSTOOD = "time_not_understood"
+    HALF_OF_DAY_UNKNOWN = "half_of_day_unknown"
+    PRESENT_TIME_NEEDED = "present_time_needed"
+    NUMBER_NOT_UNDERSTOOD = "number_not_understood"
+    PLACE_OR_MONEY_NOT_UNDERSTOOD = "place_or_money_not_understood"
+    CHOICE_NOT_UNDERSTOOD = "choice_not_understood"
+    NOT_ONE_CALL = "not_one_call"
+    NO_CALL_SURPLUS = "no_call_surplus"
 
     @property
     def meaning(self) -> str:
@@ -66,6 +83,23 @@ _MEANINGS = {
     RejectReason.EVALUATION_OVERLAP: "shares its request with an evaluation case",
     RejectReason.TOO_LONG: "longer than max_length_tokens, whatever was shortened",
     RejectReason.HELDOUT_TOOL: "offers a tool or category that training must not see, and belongs to no held-out group",
+    RejectReason.OTHER_PART: "of a part of the data set (dev, test) that was not asked for",
+    RejectReason.MEASURED_ELSEWHERE: "repeats an utterance of another data set's test part",
+    RejectReason.INTENT_NOT_MAPPED: "the mapping file does not name the row's intent",
+    RejectReason.INTENT_LEFT_OUT: "the mapping file leaves the intent, or rows worded like this one, out",
+    RejectReason.SLOT_WITHOUT_ARGUMENT: "something labelled that no argument of the tool takes",
+    RejectReason.ARGUMENT_NOT_SAID: "the tool needs an argument that the row does not say",
+    RejectReason.SAID_TWICE: "two values for one argument",
+    RejectReason.WORDS_UNLABELLED: "words that would change the call are not labelled",
+    RejectReason.DAY_NOT_UNDERSTOOD: "a day that is not understood, or several where the tool takes one",
+    RejectReason.TIME_NOT_UNDERSTOOD: "a time of day that is not understood",
+    RejectReason.HALF_OF_DAY_UNKNOWN: "'at seven': morning or evening is not said",
+    RejectReason.PRESENT_TIME_NEEDED: "counts from the present time of day, which no prompt states",
+    RejectReason.NUMBER_NOT_UNDERSTOOD: "a number, duration or rhythm that is not understood",
+    RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD: "a currency, time zone or address that is not understood",
+    RejectReason.CHOICE_NOT_UNDERSTOOD: "none of the values that the tool's schema or the mapping lists",
+    RejectReason.NOT_ONE_CALL: "a program of several calls, filters or triggers",
+    RejectReason.NO_CALL_SURPLUS: "more requests without a call than the mapping's share of them",
 }
 
 

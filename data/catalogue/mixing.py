@@ -55,6 +55,7 @@ def mixed(
     most_tools: int = 40,
     whole: bool = False,
     hardening: HardeningConfig | None = None,
+    source: str = SOURCE,
 ) -> Iterator[Conversation]:
     """Conversations for every request of every domain, `passes` times, each list's requests one after the other.
 
@@ -75,6 +76,7 @@ def mixed(
                 similar[domain.name],
                 0 if whole else most_tools,
                 hardening or HardeningConfig(),
+                source,
             )
             yield from mixer.conversations(random.Random(f"{domain.name}-{seed}-{index}"), index, requests_per_list)
 
@@ -89,7 +91,9 @@ class _Mixer:
         similar: SimilarTools,
         most_tools: int,
         hardening: HardeningConfig,
+        source: str,
     ) -> None:
+        self._source = source
         self._domain, self._strangers, self._similar = domain, strangers, similar
         self._most_tools, self._hardening = most_tools, hardening
         self._by_name = {tool.name: tool for tool in domain.tools}
@@ -116,7 +120,8 @@ class _Mixer:
             while len(fitting) >= per_list:
                 chosen, fitting = fitting[: per_list + 4], fitting[per_list + 4 :]
                 yield part, chosen
-                left = [request for request in left if request not in chosen]
+                gone = set(map(id, chosen))
+                left = [request for request in left if id(request) not in gone]
         while left:
             n = per_list + 4 if len(left) >= 2 * per_list else len(left)
             yield frozenset(names), left[:n]
@@ -128,20 +133,21 @@ class _Mixer:
         today = _EARLIEST + dt.timedelta(days=rng.randrange(_DAYS))
         tools = [tool for tool in self._domain.tools if tool.name in names]
         if self._most_tools:
-            tools += self._neighbours(rng, tools)
+            tools += self._neighbours(rng, tools, frozenset().union(*(request.shuns for request in requests)))
             rng.shuffle(tools)
         made = [self._conversation(request, tuple(tools), today, label) for request in requests]
         yield from self._hardened(rng, made)
 
-    def _neighbours(self, rng: random.Random, tools: Sequence[Tool]) -> list[Tool]:
-        """Tools of other domains: mostly a few, seldom dozens; never a twin of one of the list."""
+    def _neighbours(self, rng: random.Random, tools: Sequence[Tool], shunned: frozenset[str]) -> list[Tool]:
+        """Tools of other domains: mostly a few, seldom dozens; never a twin of one of the list, nor one shunned."""
         room = self._most_tools - len(tools)
         wanted = min(room, rng.choices([0, 2, 5, 10, 24], [40, 25, 20, 11, 4])[0])
         if not wanted:
             return []
-        probe = Conversation((), tuple(tools), SOURCE, "", "")
+        probe = Conversation((), tuple(tools), self._source, "", "")
         near = list(self._similar.to(probe, wanted // 2))
-        taken = {tool.name for tool in (*tools, *near)}
+        near = [tool for tool in near if tool.name not in shunned]
+        taken = shunned | {tool.name for tool in (*tools, *near)}
         others = [
             tool
             for tool in rng.sample(self._strangers, min(len(self._strangers), 4 * wanted))
@@ -166,7 +172,7 @@ class _Mixer:
         if not rest:
             return
         without = [
-            replace(r, calls=(), reply=rng.choice(_CANNOT.get(r.language, _CANNOT["en"])), kind=Kind.NONE)
+            replace(r, calls=(), reply=cannot(r.language, rng), kind=Kind.NONE)
             for r in chosen
         ]
         yield from self._with_list(rng, rest, without, label)
@@ -175,14 +181,14 @@ class _Mixer:
         return Conversation(
             messages=request.messages(today),
             tools=tools,
-            source=SOURCE,
+            source=self._source,
             category=str(request.kind),
-            dialogue_id=f"catalogue-{request.domain}-{request.line}",
+            dialogue_id=request.dialogue_id or f"{self._source}-{request.domain}-{request.line}",
             reference_date=today,
             metadata={
                 "row_id": f"{request.where}/{label}",
                 "domain": request.domain,
-                "voice": str(request.voice),
+                **({"voice": str(request.voice)} if request.voice is not None else {}),
                 "language": request.language,
             },
         )
@@ -207,6 +213,11 @@ class _Mixer:
             style = rng.choice([_camel, _kebab, _dotted])
             made = [_renamed(conversation, style) for conversation in made]
         yield from made
+
+
+def cannot(language: str, rng: random.Random) -> str:
+    """An answer where no tool on offer serves, in the language if it is known here, else in English."""
+    return rng.choice(_CANNOT.get(language, _CANNOT["en"]))
 
 
 def _verb(name: str) -> str:

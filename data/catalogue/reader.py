@@ -84,10 +84,12 @@ class Request:
     calls: tuple[ToolCall, ...]
     reply: str
     kind: Kind
-    voice: Voice
+    voice: Voice | None = None
     language: str = "en"
     about: str | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
+    dialogue_id: str = ""  # what stays on one side of a split; "" for this request alone
+    shuns: frozenset[str] = frozenset()  # tools that would serve it after all, and may not stand beside it
 
     @property
     def where(self) -> str:
@@ -143,6 +145,20 @@ for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
     ]
 
 
+def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
+    """A file's content, and its nodes, which know their lines. Dates, times of day, "yes" and "no" are text.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
+    """
+    loader = _Loader(path.read_text("utf-8"))
+    try:
+        root = loader.get_single_node()
+        return (loader.construct_document(root) if root is not None else None), root
+    finally:
+        loader.dispose()
+
+
 def load_catalogue(folder: Path = CATALOGUE) -> tuple[Domain, ...]:
     """Every domain of a folder, by name.
 
@@ -162,12 +178,7 @@ def load_domain(path: Path) -> Domain:
         CatalogueError: names the file, the line, the key and what would be right.
     """
     try:
-        loader = _Loader(path.read_text("utf-8"))
-        try:
-            root = loader.get_single_node()
-            tree = loader.construct_document(root) if root is not None else None
-        finally:
-            loader.dispose()
+        tree, root = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     is_bundled = isinstance(tree, dict) and tree.get("tools") == BUNDLED

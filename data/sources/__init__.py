@@ -13,6 +13,7 @@ from data.config import (
     DispatchLogSource,
     FileSource,
     HermesSource,
+    IntentsSource,
     OpenAIJsonlSource,
     PhrasesSource,
     ShareGptSource,
@@ -68,6 +69,9 @@ def check_source(source: SourceConfig, key: str, default_tools: Sequence[Tool] |
     if isinstance(source, CatalogueSource):
         require_exists(source.path, f"{key}.path")
         next(_read_catalogue(source, 0))
+    if isinstance(source, IntentsSource):
+        require_exists(source.path, f"{key}.path")
+        _check_intents(source, default_tools)
     if isinstance(source, GENERATED):
         return
     if source.path is not None:
@@ -89,6 +93,8 @@ def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool
         return islice(_read_phrases(source, seed, default_tools), source.max_rows)
     if isinstance(source, CatalogueSource):
         return islice(_read_catalogue(source, seed), source.max_rows)
+    if isinstance(source, IntentsSource):
+        return islice(_read_intents(source, seed, default_tools), source.max_rows)
     rows = (row for part in iter_parts(source) for row in read_part(source, part, default_tools))
     return islice(rows, source.max_rows)
 
@@ -204,6 +210,21 @@ def _read_catalogue(source: CatalogueSource, seed: int) -> Iterator[Conversation
         whole=source.whole,
         hardening=source.hardening,
     )
+
+
+def _check_intents(source: IntentsSource, default_tools: Sequence[Tool] | None) -> None:
+    from data.sources.intents import check_intents
+
+    check_intents(source, default_tools)
+
+
+def _read_intents(
+    source: IntentsSource, seed: int, default_tools: Sequence[Tool]
+) -> Iterator[Conversation | Rejected]:
+    # Imported here: names of days, currencies and cities are read that no other source needs.
+    from data.sources.intents import read_intents
+
+    yield from read_intents(source, seed, default_tools)
 
 
 def _read_synth(count: int, seed: int) -> Iterator[Conversation | Rejected]:

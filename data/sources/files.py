@@ -205,7 +205,7 @@ def content_hash(path: Path) -> str:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file itself, or every .json, .jsonl, .parquet and catalogue (.yaml) file below a folder, sorted.
+    """The file itself, or every .json, .jsonl and .parquet file below a folder, or else every .yaml and .yml, sorted.
 
     Raises:
         DataFileError: a folder without any.
@@ -213,7 +213,7 @@ def data_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = sorted(file for file in path.rglob("*") if file.suffix in {".json", ".jsonl", ".parquet"})
-    files = files or sorted(path.glob("*.yaml"))
+    files = files or sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"})
     if not files:
         raise DataFileError(f"{path}: no .json, .jsonl or .parquet file in this folder")
     return files

@@ -1,0 +1,1 @@
+"""Labelled intent data: what its rows look like, what their words mean, and which tools they call."""
