@@ -43,8 +43,8 @@ class Dispatch:
     cut stands in `unparsed` and never in `calls`.
 
     `confidence` is the calibrated probability that the reply is right; `confidences` are those of its calls and their
-    parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up. It is
-    None while nothing was calibrated, when the confidence is the model's own belief and there is no threshold.
+    parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up. It
+    is None while nothing was calibrated: then the confidence is the model's own belief, and there is no threshold.
 
     `logprobs` are those of the reply's tokens, as they were written, where they were asked for.
     """

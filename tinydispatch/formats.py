@@ -185,6 +185,12 @@ def stated_day(messages: Sequence[Message]) -> tuple[int, dt.date | None] | None
     return None
 
 
+def reference_date_of(messages: Sequence[Message], today: dt.date) -> dt.date | None:
+    """The day that `with_reference_date` tells; None where a system message states one that cannot be read."""
+    stated = stated_day(messages)
+    return today if stated is None else stated[1]
+
+
 def _read_day(found: re.Match[str]) -> dt.date | None:
     weekday, y1, m1, d1, d2, m2, y2, m3, d3, y3, first, second, y4 = found.groups()
     if y4 is None:
