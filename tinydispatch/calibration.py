@@ -50,6 +50,11 @@ class Calibration:
     threshold: float = 0.0
     model: str = ""
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether anything was fitted: as given, confidences are the model's own products of probabilities."""
+        return self != Calibration()
+
     def of_call(self, raw: CallConfidence) -> CallConfidence:
         """A call's products of probabilities, each on its scale."""
         arguments = {name: self.argument(value) for name, value in raw.arguments.items()}

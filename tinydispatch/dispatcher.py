@@ -14,7 +14,7 @@ from tinydispatch.calibration import Calibration, calibration_path, load_calibra
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Listener
 from tinydispatch.decoding.reply import ToolChoice
-from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts
+from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts, TokenLogprob
 from tinydispatch.formats import (
     UnparsedToolCall,
     default_chat_template,
@@ -43,7 +43,10 @@ class Dispatch:
     cut stands in `unparsed` and never in `calls`.
 
     `confidence` is the calibrated probability that the reply is right; `confidences` are those of its calls and their
-    parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up.
+    parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up. It
+    is None while nothing was calibrated: then the confidence is the model's own belief, and there is no threshold.
+
+    `logprobs` are those of the reply's tokens, as they were written, where they were asked for.
     """
 
     calls: tuple[ToolCall, ...]
@@ -55,7 +58,8 @@ class Dispatch:
     tokens: TokenCounts
     confidence: float = 1.0
     confidences: tuple[CallConfidence, ...] = ()
-    is_confident: bool = True
+    is_confident: bool | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -122,6 +126,8 @@ class Dispatcher:
         is_parallel: bool = True,
         max_new_tokens: int | None = None,
         listener: Listener | None = None,
+        reference_date: dt.date | None = None,
+        n_alternatives: int | None = None,
     ) -> Dispatch:
         """The calls or the reply to a conversation; a string is one user message.
 
@@ -130,10 +136,13 @@ class Dispatcher:
             choice: whether the reply may call, must, or must not. To have one certain tool called, offer it alone.
             is_parallel: False ends the reply after its first call.
             listener: hears the bytes of each token as it is decided, and ends the reply by returning False.
+            reference_date: "today" for this conversation, in place of the dispatcher's own; a system message that
+                states the day wins over both.
+            n_alternatives: how many alternatives `logprobs` names for each token; None leaves `logprobs` out.
 
         Raises:
-            ValueError: there are no messages, the prompt does not fit the context, or a tool's schema cannot be
-                expressed as a grammar.
+            ValueError: there are no messages, the prompt does not fit the context, a tool's schema cannot be expressed
+                as a grammar, or the grammar failed while decoding.
         """
         offered = self.tools if tools is None else tools
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -142,9 +151,15 @@ class Dispatcher:
         conversation = (Message(Role.USER, messages),) if isinstance(messages, str) else tuple(messages)
         if not conversation:
             raise ValueError("nothing to dispatch: there are no messages")
-        dated = with_reference_date(conversation, self.reference_date or dt.date.today())
+        dated = with_reference_date(conversation, reference_date or self.reference_date or dt.date.today())
         completion = self._engine.complete(
-            dated, offered, limit, choice=choice, is_parallel=is_parallel, listener=listener
+            dated,
+            offered,
+            limit,
+            choice=choice,
+            is_parallel=is_parallel,
+            listener=listener,
+            n_alternatives=n_alternatives,
         )
         parsed = parse_reply(completion.text)
         confidence = self.calibration.reply(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
@@ -158,8 +173,29 @@ class Dispatcher:
             tokens=completion.tokens,
             confidence=confidence,
             confidences=tuple(map(self.calibration.of_call, call_confidences(completion.text, completion.choices))),
-            is_confident=confidence >= self.calibration.threshold,
+            is_confident=confidence >= self.calibration.threshold if self.calibration.is_fitted else None,
+            logprobs=completion.logprobs,
         )
+
+    def continue_text(
+        self,
+        text: str,
+        *,
+        max_new_tokens: int | None = None,
+        listener: Listener | None = None,
+        n_alternatives: int | None = None,
+    ) -> Dispatch:
+        """What follows a text as it stands, in `reply`: no template, no tools, no grammar, no date.
+
+        Raises:
+            ValueError: the text is empty or does not fit the context.
+        """
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        completion = self._engine.continue_text(text, limit, listener=listener, n_alternatives=n_alternatives)
+        return Dispatch(
+            (), completion.text, (), (), completion.is_complete, completion.timings, completion.tokens,
+            logprobs=completion.logprobs,
+        )  # fmt: skip
 
     def forget_replies(self) -> None:
         """Guess from earlier replies no more; only the time of the next ones changes."""

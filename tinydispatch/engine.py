@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import llguidance
+import numpy as np
 
-from tinydispatch.decoding.constraint import Constraint, Free, GrammarConstraint
+from tinydispatch.decoding.constraint import Constraint, Free, GrammarConstraint, Mask
 from tinydispatch.decoding.greedy import Choice, Decoding, GreedyDecoder, Listener
 from tinydispatch.decoding.lookup import lookup
-from tinydispatch.decoding.recall import Recall
+from tinydispatch.decoding.recall import Recall, Trail
 from tinydispatch.decoding.rehearsal import rehearse
 from tinydispatch.decoding.reply import ReplyShape, ToolChoice, call_format, check_grammar, reply_grammar
 from tinydispatch.decoding.schema import KeyOrder
@@ -28,6 +29,12 @@ from tinydispatch.tools import Message, Role, Tool
 _MAX_GRAMMARS = 32
 # Below this many ids, loading or saving a state costs more than computing them.
 _WORTH_A_STATE = 32
+# Logits that are held at a time while logprobs are looked up; each is as wide as the vocabulary.
+_LOGPROB_ROWS = 32
+
+
+class DecodingError(ValueError):
+    """The grammar failed in the middle of a reply, so there is none; the message says why."""
 
 
 class PromptTooLongError(ValueError):
@@ -84,10 +91,23 @@ class TokenCounts:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """What one id spells, the logarithm of its probability among the allowed ids, and the likeliest of those.
+
+    An id that was left no choice has 0. `alternatives` holds as many as were asked for, or as were allowed.
+    """
+
+    data: bytes
+    logprob: float
+    alternatives: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Completion:
     """A reply's text without its end token; `is_complete` is False when the token limit or a listener cut it off.
 
-    `choices` are the ids that the model chose, in order, each with its probability among the allowed ones.
+    `choices` are the ids that the model chose, in order, each with its probability among the allowed ones. `logprobs`
+    are those of all ids, where they were asked for.
     """
 
     text: str
@@ -95,6 +115,35 @@ class Completion:
     timings: Timings
     tokens: TokenCounts
     choices: tuple[Choice, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass
+class _Reply:
+    """One reply that is being written, and what it needs. `shared` gives what other prompts like it begin with."""
+
+    prompt: Sequence[int]
+    constraint: Constraint
+    max_new_tokens: int
+    listener: Listener | None
+    trail: Trail | None = None
+    opening: Sequence[int] = ()
+    shared: Callable[[], list[int]] | None = None
+    ids: list[int] = field(default_factory=list)
+
+    def limited_listener(self, limit: int) -> Listener | None:
+        """The listener, which hears no more than `limit` ids."""
+        listener = self.listener
+        if listener is None:
+            return None
+        n_heard = 0
+
+        def hear(data: bytes) -> bool:
+            nonlocal n_heard
+            n_heard += 1
+            return n_heard <= limit and listener(data)
+
+        return hear
 
 
 class Engine:
@@ -150,38 +199,90 @@ class Engine:
         choice: ToolChoice = ToolChoice.AUTO,
         is_parallel: bool = True,
         listener: Listener | None = None,
+        n_alternatives: int | None = None,
     ) -> Completion:
         """The most likely reply to `messages`, which carry their reference date already.
 
         Args:
             is_parallel: False ends the reply after its first call.
             listener: hears the bytes of each id as it is decided, and ends the reply by returning False.
+            n_alternatives: how many alternatives `logprobs` names for each id; None leaves `logprobs` out, which
+                otherwise cost a second evaluation of the reply.
 
         Raises:
             PromptTooLongError: the prompt does not fit the context.
+            DecodingError: the grammar failed in the middle of the reply.
             ValueError: the template cannot render the conversation, or a schema cannot be expressed as a grammar.
         """
         started = time.perf_counter()
         constraint = self._constraint(tools, choice, is_parallel)
         prompt = self._encoder.encode(messages, tools)
+        recall = self._recall(tools, choice, is_parallel) if self.options.recalls else None
+        trail = recall.trail() if recall is not None else None
+        opening = self._call_opening if tools and self.options.n_draft_ids and choice is not ToolChoice.NONE else []
+        reply = _Reply(
+            prompt,
+            constraint,
+            max_new_tokens,
+            listener,
+            trail=trail,
+            opening=opening,
+            shared=lambda: self._opening(messages, tools),
+        )
+        completion = self._write(reply, started)
+        if n_alternatives is None:
+            return completion
+        again = self._constraint(tools, choice, is_parallel)
+        return replace(completion, logprobs=self._logprobs(reply, again, n_alternatives))
+
+    def continue_text(
+        self,
+        text: str,
+        max_new_tokens: int,
+        *,
+        listener: Listener | None = None,
+        n_alternatives: int | None = None,
+    ) -> Completion:
+        """What most likely follows a text as it stands, without template, tools or grammar.
+
+        Special tokens that are spelled out in `text` are those tokens. The other arguments are `complete`'s.
+
+        Raises:
+            PromptTooLongError: the text does not fit the context.
+            ValueError: the text is empty.
+        """
+        started = time.perf_counter()
+        prompt = self.runtime.tokenize(text, parse_special=True)
+        if not prompt:
+            raise ValueError("there is no text to continue")
+        reply = _Reply(prompt, Free(), max_new_tokens, listener)
+        completion = self._write(reply, started)
+        if n_alternatives is None:
+            return completion
+        return replace(completion, logprobs=self._logprobs(reply, Free(), n_alternatives))
+
+    def _write(self, reply: _Reply, started: float) -> Completion:
+        prompt, constraint = reply.prompt, reply.constraint
         room = self.runtime.n_ctx - len(prompt)
         if room < 1:
             raise PromptTooLongError(
                 f"the prompt of {len(prompt)} tokens does not fit the context of {self.runtime.n_ctx}, which the reply "
                 "shares: shorten the conversation, offer fewer tools or raise n_ctx"
             )
+        limit = min(reply.max_new_tokens, room)
         n_draft = self.options.n_draft_ids
-        drafter = (lambda reply: lookup(prompt, reply, n_draft)) if n_draft else None
-        recall = self._recall(tools, choice, is_parallel) if self.options.recalls else None
-        trail = recall.trail() if recall is not None else None
-        opening = self._call_opening if tools and n_draft and choice is not ToolChoice.NONE else []
-        decoder = GreedyDecoder(self.runtime, self._texts, constraint, drafter, listener, trail, opening)
+        drafter = (lambda ids: lookup(prompt, ids, n_draft)) if n_draft else None
+        decoder = GreedyDecoder(
+            self.runtime, self._texts, constraint, drafter, reply.limited_listener(limit), reply.trail, reply.opening
+        )
         forced, guess = decoder.start(room)
         prefill_started = time.perf_counter()
-        n_cached, rows = self._prefill(prompt, messages, tools, forced, guess)
+        n_cached, rows = self._prefill(reply, forced, guess)
         decode_started = time.perf_counter()
-        decoding = decoder.run(guess, rows, min(max_new_tokens, room))
+        decoding = decoder.run(guess, rows, limit)
         ended = time.perf_counter()
+        if constraint.problem:
+            raise DecodingError(f"the grammar failed after {len(decoding.ids)} tokens: {constraint.problem}")
         timings = Timings(
             prefill_ms=1000 * (decode_started - prefill_started),
             decode_ms=1000 * (ended - decode_started),
@@ -190,23 +291,66 @@ class Engine:
             forced_ms=1000 * decoding.seconds_forced,
             chosen_ms=1000 * decoding.seconds_chosen,
         )
-        return self._completion(decoding, timings, len(prompt), n_cached)
+        # Forced ids are taken together and may lead past the limit.
+        reply.ids = decoding.ids[:limit]
+        return self._completion(decoding, reply, timings, n_cached)
 
-    def _completion(self, decoding: Decoding, timings: Timings, n_prompt: int, n_cached: int) -> Completion:
+    def _completion(self, decoding: Decoding, reply: _Reply, timings: Timings, n_cached: int) -> Completion:
         return Completion(
-            text=b"".join(self._texts[token] for token in decoding.ids).decode("utf-8", "replace"),
+            text=b"".join(self._texts[token] for token in reply.ids).decode("utf-8", "replace"),
             is_complete=decoding.is_complete,
             timings=timings,
             tokens=TokenCounts(
-                prompt=n_prompt,
+                prompt=len(reply.prompt),
                 cached=n_cached,
-                generated=len(decoding.ids) + decoding.is_complete,
-                forced=decoding.n_forced,
+                generated=min(len(reply.ids) + decoding.is_complete, reply.max_new_tokens),
+                forced=min(decoding.n_forced, len(reply.ids)),
                 drafted=decoding.n_drafted,
                 accepted=decoding.n_accepted,
             ),
             choices=tuple(decoding.choices),
         )
+
+    def _logprobs(self, reply: _Reply, constraint: Constraint, n_alternatives: int) -> tuple[TokenLogprob, ...]:
+        """Evaluates the reply once more, with a constraint that has seen nothing of it yet."""
+        runtime, ids = self.runtime, reply.ids
+        if not ids:
+            return ()
+        runtime.truncate(len(reply.prompt) - 1)
+        unread = [*reply.prompt[len(runtime.cached_ids) :], *ids[:-1]]
+        n_skipped = len(unread) - len(ids)
+        if n_skipped > 0:
+            runtime.decode(unread[:n_skipped])
+        found: list[TokenLogprob] = []
+        rows: list[Logits] = []
+        n_free = 0  # ids from here on are not forced
+        for place, token in enumerate(ids):
+            if not rows:
+                start = n_skipped + place
+                rows = list(runtime.decode_all(unread[start : start + _LOGPROB_ROWS]))
+            logits = rows.pop(0)
+            if place >= n_free:
+                n_free = place + len(constraint.take_forced())
+            if place < n_free:
+                found.append(self._forced_logprob(token, n_alternatives))
+                continue
+            found.append(self._logprob(token, logits, constraint.mask(), n_alternatives))
+            constraint.take(token)
+            n_free = place + 1
+        return tuple(found)
+
+    def _forced_logprob(self, token: int, n_alternatives: int) -> TokenLogprob:
+        data = self._texts[token]
+        return TokenLogprob(data, 0.0, ((data, 0.0),) if n_alternatives else ())
+
+    def _logprob(self, token: int, logits: Logits, mask: Mask | None, n_alternatives: int) -> TokenLogprob:
+        allowed = np.arange(len(logits)) if mask is None else np.flatnonzero(mask)
+        values = logits[allowed].astype(np.float64)
+        peak = values.max()
+        values -= peak + np.log(np.exp(values - peak).sum())
+        likeliest = np.argsort(-values, kind="stable")[:n_alternatives]
+        alternatives = tuple((self._texts[allowed[index]], float(values[index])) for index in likeliest)
+        return TokenLogprob(self._texts[token], float(values[np.flatnonzero(allowed == token)[0]]), alternatives)
 
     def _constraint(self, tools: Sequence[Tool], choice: ToolChoice, is_parallel: bool) -> Constraint:
         matcher = self._matcher(tools, choice, is_parallel=is_parallel)
@@ -247,22 +391,15 @@ class Engine:
         """Guess from earlier replies no more, as at the start."""
         self._recalls.clear()
 
-    def _prefill(
-        self,
-        prompt: Sequence[int],
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
-        forced: Sequence[int],
-        guess: Sequence[int],
-    ) -> tuple[int, Logits]:
+    def _prefill(self, reply: _Reply, forced: Sequence[int], guess: Sequence[int]) -> tuple[int, Logits]:
         """How many ids came from a kept state, and the logits after prompt and forced ids and after each guess."""
-        runtime = self.runtime
+        runtime, prompt = self.runtime, reply.prompt
         # The last id is decoded in any case: the cache keeps keys and values, not logits.
         n_held = shared_prefix(runtime.cached_ids, prompt[:-1]) if self.options.reuses_prefix else 0
         n_held = self._load_prefix(prompt[:-1], n_held)
         runtime.truncate(n_held)
         n_held = len(runtime.cached_ids)
-        done = self._save_prefix(prompt, n_held, messages, tools)
+        done = self._save_prefix(prompt, n_held, reply.shared) if reply.shared is not None else n_held
         ids = [*prompt[done:], *forced, *guess]
         return n_held, runtime.decode_all(ids, len(ids) - len(guess) - 1)
 
@@ -280,13 +417,11 @@ class Engine:
                 n_held = shared_prefix(self.runtime.cached_ids, prompt)
         return n_held
 
-    def _save_prefix(
-        self, prompt: Sequence[int], n_held: int, messages: Sequence[Message], tools: Sequence[Tool]
-    ) -> int:
+    def _save_prefix(self, prompt: Sequence[int], n_held: int, shared: Callable[[], list[int]]) -> int:
         """Evaluate and keep what every conversation with these tools begins with; how many ids are evaluated then."""
         if self.prefixes is None or len(prompt) - n_held < _WORTH_A_STATE:
             return n_held
-        common = shared_prefix(prompt[:-1], self._opening(messages, tools))
+        common = shared_prefix(prompt[:-1], shared())
         if common - n_held < _WORTH_A_STATE or self.prefixes.holds(prompt[:common]):
             return n_held
         self.runtime.decode(prompt[n_held:common])

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any, NoReturn
@@ -32,6 +32,25 @@ SPECIAL_TOKENS = (TURN_START, TURN_END, CALL_START, CALL_END, RESULT_START, RESU
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 _DATED = re.compile(rf"^Today is (?:{'|'.join(_WEEKDAYS)}) \d{{4}}-\d\d-\d\d\. Next: ", re.MULTILINE)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = rf"({'|'.join(_MONTHS)})[a-z]{{0,6}}\.?"
+# What a system message says before the day it calls today. Every repetition is bounded: the text is a stranger's.
+_SAYS_TODAY = (
+    r"(?:(?:^|\n)\W{0,8}date(?:[ _-]?time)?|\btoday(?:['’]s[ _-]date)?"
+    r"|\b(?:current|present)[ _-]?(?:local[ _-])?(?:date(?:[ _-]?(?:and[ _-]|&[ ]?)?time)?|day|time)"
+    r"|\bnow|\bit(?:[ ]is|['’]s))(?:[ ]\([a-z ]{1,20}\))?"
+    r"\W{1,8}(?:is\W{1,4})?(?:(?:now|currently|today|on|the)\W{1,4}){0,2}"
+)
+_STATED = re.compile(
+    rf"{_SAYS_TODAY}(?:(mon|tue|wed|thu|fri|sat|sun)[a-z]{{0,6}}\W{{1,4}})?(?:the\s)?(?:"
+    r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)"
+    rf"|(\d{{1,2}})(?:st|nd|rd|th)?\.?\s(?:of\s)?{_MONTH},?\s(\d{{4}})"
+    rf"|{_MONTH}\s(\d{{1,2}})(?:st|nd|rd|th)?,?\s(\d{{4}})"
+    r"|(\d{1,2})[-/.](\d{1,2})[-/.](\d{4}))",
+    re.IGNORECASE,
+)
+# What Python raises inside a template that treats a value as something it is not.
+_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 _CALL = re.compile(re.escape(CALL_START) + r"(.*?)" + re.escape(CALL_END), re.DOTALL)
 
 
@@ -130,17 +149,66 @@ def _weekday(day: dt.date) -> str:
 
 
 def with_reference_date(messages: Sequence[Message], today: dt.date | None) -> tuple[Message, ...]:
-    """Messages whose system message ends in the reference date; a system message is added when there is none.
+    """Messages in which a system message ends in the reference date; one is added when there is none.
 
-    One that says so already, in the very words of `reference_date_text`, keeps its own day: two would contradict.
+    A day that a system message states itself wins over `today` (`stated_day`): the line then follows that message and
+    starts from that day, and where the day cannot be read for certain nothing is added. None adds nothing at all.
     """
-    if today is None or (messages and messages[0].role is Role.SYSTEM and _DATED.search(messages[0].content)):
+    if today is None:
         return tuple(messages)
-    text = reference_date_text(today)
-    if messages and messages[0].role is Role.SYSTEM:
-        first = Message(Role.SYSTEM, f"{messages[0].content}\n{text}")
-        return (first, *messages[1:])
-    return (Message(Role.SYSTEM, text), *messages)
+    stated = stated_day(messages)
+    if stated is None:
+        is_first_system = bool(messages) and messages[0].role is Role.SYSTEM
+        return _with_line(messages if is_first_system else (Message(Role.SYSTEM), *messages), 0, today)
+    place, day = stated
+    if day is None or _DATED.search(messages[place].content):
+        return tuple(messages)
+    return _with_line(messages, place, day)
+
+
+def _with_line(messages: Sequence[Message], place: int, day: dt.date) -> tuple[Message, ...]:
+    text = f"{messages[place].content}\n{reference_date_text(day)}".lstrip("\n")
+    return (*messages[:place], replace(messages[place], content=text), *messages[place + 1 :])
+
+
+def stated_day(messages: Sequence[Message]) -> tuple[int, dt.date | None] | None:
+    """The last system message that says which day is today, and that day; None where none does.
+
+    "Today is Thursday 2026-01-01", "Current date: March 10, 2026" and the like. The day is None where it is written in
+    a way that can be read as two days (02/03/2026), or is no day.
+    """
+    for place in range(len(messages) - 1, -1, -1):
+        if messages[place].role is Role.SYSTEM:
+            found = [*_STATED.finditer(messages[place].content)]
+            if found:
+                return place, _read_day(found[-1])
+    return None
+
+
+def reference_date_of(messages: Sequence[Message], today: dt.date) -> dt.date | None:
+    """The day that `with_reference_date` tells; None where a system message states one that cannot be read."""
+    stated = stated_day(messages)
+    return today if stated is None else stated[1]
+
+
+def _read_day(found: re.Match[str]) -> dt.date | None:
+    weekday, y1, m1, d1, d2, m2, y2, m3, d3, y3, first, second, y4 = found.groups()
+    if y4 is None:
+        year, day = int(y1 or y2 or y3), int(d1 or d2 or d3)
+        month = int(m1) if m1 else _MONTHS.index((m2 or m3).lower()) + 1
+        return _day(year, month, day)
+    # Day first or month first: certain where only one of them is a day, or falls on the weekday that is named.
+    days = {_day(int(y4), int(second), int(first)), _day(int(y4), int(first), int(second))} - {None}
+    if weekday and len(days) > 1:
+        days = {day for day in days if day is not None and _weekday(day).lower().startswith(weekday.lower())}
+    return days.pop() if len(days) == 1 else None
+
+
+def _day(year: int, month: int, day: int) -> dt.date | None:
+    try:
+        return dt.date(year, month, day)
+    except ValueError:
+        return None
 
 
 def default_chat_template() -> str:
@@ -168,7 +236,7 @@ def render_prompt(
         special_tokens: `bos_token` and `eos_token` for templates that print them.
 
     Raises:
-        ValueError: the template does not compile or refuses these messages.
+        ValueError: the template does not compile, refuses these messages, or fails on them; says which and why.
     """
     try:
         return _compiled(template if template is not None else default_chat_template()).render(
@@ -179,6 +247,11 @@ def render_prompt(
         )
     except jinja2.TemplateError as error:
         raise ValueError(f"the chat template cannot render this conversation: {error}") from error
+    except _TEMPLATE_FAULTS as error:
+        name = f"the chat template {template_hash(template)}" if template is not None else "the bundled chat template"
+        raise ValueError(
+            f"{name} cannot render this conversation: it fails with {type(error).__name__}: {error}"
+        ) from error
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +10,9 @@ from openai.types.chat import completion_create_params
 
 from tests.fixtures_playback import WEATHER
 from tinydispatch.decoding.reply import ToolChoice
-from tinydispatch.server import parameters
 from tinydispatch.server.errors import ApiError
 from tinydispatch.server.offer import ToolReader
-from tinydispatch.server.request import ChatRequest, read_request
+from tinydispatch.server.request import ChatBody, ChatRequest, read_request
 from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import Role, Tool
 
@@ -31,6 +32,11 @@ def _read(**change: Any) -> ChatRequest:
 
 def _function(**change: Any) -> list[Any]:
     return [{"type": "function", "function": {**WEATHER.to_openai()["function"], **change}}]
+
+
+def _format(**change: Any) -> dict[str, Any]:
+    named = {"name": "city", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}, **change}
+    return {"type": "json_schema", "json_schema": {key: item for key, item in named.items() if item is not ...}}
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def test_every_parameter_of_the_official_client_is_known() -> None:
         *completion_create_params.CompletionCreateParamsStreaming.__annotations__,
         *completion_create_params.CompletionCreateParamsBase.__annotations__,
     }
-    assert names <= parameters._KNOWN
+    assert names <= set(ChatBody.model_fields)
 
 
 def test_what_agent_frameworks_add_is_accepted() -> None:
@@ -142,7 +148,7 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
             {"messages": [USER, {**CALLED, "tool_calls": [{**CALL, "function": {"name": "a", "arguments": "{"}}]}]},
             "messages[1].tool_calls[0].function.arguments",
         ),
-        ({"tools": []}, "tools"),
+        ({"messages": [USER, {**CALLED, "tool_calls": "now"}]}, "messages[1].tool_calls"),
         ({"tools": {}}, "tools"),
         ({"tools": [WEATHER.to_openai()] * 4}, "tools"),
         ({"tools": [WEATHER.to_openai()] * 2}, "tools[1].function.name"),
@@ -166,7 +172,6 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
         ({"tool_choice": {"type": "function", "function": "now"}}, "tool_choice.function.name"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools.tools"),
         ({"tool_choice": "required", "tools": ...}, "tool_choice"),
-        ({"parallel_tool_calls": True, "tools": ...}, "parallel_tool_calls"),
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
         ({"stream": 1}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -182,14 +187,13 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
         ({"seed": "x"}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"user": 3}, "user"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": "yes"}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logit_bias": {"5": 100}}, "logit_bias"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "ash"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"tool_choise": "none"}, "tool_choise"),
         ({"metadata": {"session_id": 3}}, "metadata.session_id"),
         ({"metadata": {"a": 3}}, "metadata.a"),
         ({"metadata": {"a": "x" * 513}}, "metadata"),
@@ -201,7 +205,21 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
             "messages[1].tool_calls[0].function.arguments",
         ),
         ({"functions": []}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": _format(schema=...)}, "response_format.json_schema.schema"),
+        ({"response_format": _format(name=...)}, "response_format.json_schema.name"),
+        ({"response_format": _format(name="no spaces")}, "response_format.json_schema.name"),
+        ({"response_format": _format(schema=_nested(300))}, "response_format.json_schema.schema"),
+        ({"response_format": _format(schema={"type": "array"})}, "response_format.json_schema.schema"),
+        ({"reference_date": "tomorrow"}, "reference_date"),
+        ({"tinydispatch": {"reference_date": "2026-02-30"}}, "tinydispatch.reference_date"),
+        ({"tinydispatch": {"reference_date": 3}}, "tinydispatch.reference_date"),
+        ({"tinydispatch": "2026-02-20"}, "tinydispatch"),
+        ({"metadata": {"time_zone": "Mars/North"}}, "metadata.time_zone"),
+        ({"time_zone": "../../etc/passwd"}, "time_zone"),
+        ({"time_zone": "UTC", "metadata": {"time_zone": "Europe/Oslo"}}, "metadata.time_zone"),
+        ({"grammar": 'root ::= "yes"'}, "grammar"),
         ({"response_format": {}}, "response_format.type"),
         ({"stop": 3}, "stop"),
         ({"stop": ""}, "stop"),
@@ -216,9 +234,68 @@ def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
     assert set(caught.value.body()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_model_must_be_named() -> None:
-    with pytest.raises(ApiError, match="you must provide a model parameter"):
-        _read(model=...)
+def test_another_model_is_told_which_one_there_is_and_none_is_needed() -> None:
+    with pytest.raises(ApiError, match="`gpt-9` does not exist here: this server has `m`") as caught:
+        _read(model="gpt-9")
+    assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+    assert _read(model=...) == _read()
+
+
+def test_an_unknown_parameter_is_ignored_with_a_warning_and_refused_by_a_strict_server() -> None:
+    found = _read(**{"mirostat": 0, "tool_choise\n": "none"})
+    assert found.warnings == (
+        "unknown parameter 'mirostat' was ignored", "unknown parameter 'tool_choise\\n' was ignored",
+    )  # fmt: skip
+    assert replace(found, warnings=()) == _read()
+    with pytest.raises(ApiError) as caught:
+        read_request(json.dumps({**ASK, "mirostat": 0}).encode(), ServerSettings("m", is_strict=True))
+    assert (caught.value.param, caught.value.code) == ("mirostat", "unknown_parameter")
+
+
+def test_a_reply_in_json_is_the_call_of_one_more_tool() -> None:
+    found = _read(response_format=_format(description="Where"), tools=...)
+    assert [(tool.name, tool.description) for tool in found.tools] == [("city", "Where")]
+    assert (found.answer, found.choice, found.is_parallel) == (found.tools[0], ToolChoice.REQUIRED, False)
+    beside = _read(response_format=_format(name="now"))
+    assert [tool.name for tool in beside.tools] == ["get_weather", "now", "now_answer"]
+    assert (beside.answer, beside.choice) == (beside.tools[2], ToolChoice.REQUIRED)
+    alone = _read(response_format={"type": "json_object"}, tool_choice="none")
+    assert alone.tools == (alone.answer,)
+    for choice in ("required", {"type": "function", "function": {"name": "now"}}):
+        assert _read(response_format=_format(), tool_choice=choice).answer is None
+
+
+def test_who_asks_for_json_is_not_offered_the_servers_own_tools() -> None:
+    settings = ServerSettings("m", tools=(WEATHER,))
+    body = {"messages": [USER], "response_format": {"type": "json_object"}}
+    found = read_request(json.dumps(body).encode(), settings)
+    assert found.tools == (found.answer,)
+
+
+def test_no_tools_are_none_whatever_is_said_of_choosing() -> None:
+    assert _read(tools=[], tool_choice="auto", parallel_tool_calls=True).tools == ()
+    assert _read(tools=..., parallel_tool_calls=False, tool_choice="none").tools == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reference_date": "2026-01-01", "time_zone": "Europe/Oslo"},
+        {"metadata": {"reference_date": "2026-01-01", "time_zone": "Europe/Oslo"}},
+        {"tinydispatch": {"reference_date": "2026-01-01", "time_zone": "Europe/Oslo"}, "reference_date": "2026-01-01"},
+    ],
+)
+def test_a_client_says_which_day_it_is_and_where(change: dict[str, Any]) -> None:
+    found = _read(**change)
+    assert (found.reference_date, str(found.time_zone)) == (dt.date(2026, 1, 1), "Europe/Oslo")
+    assert found.warnings == ()
+
+
+def test_system_messages_are_read_wherever_they_stand() -> None:
+    late = [USER, {"role": "assistant", "content": "hello"}, {"role": "developer", "content": "RULE"}, USER]
+    assert [message.role for message in _read(messages=late).messages] == [
+        Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.USER,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -226,11 +303,10 @@ def test_a_model_must_be_named() -> None:
     [
         ({"n": 2}, "unsupported_value"),
         ({"n": 0}, "integer_below_min_value"),
-        ({"response_format": {"type": "json_schema"}}, "unsupported_value"),
-        ({"logprobs": True}, "unsupported_parameter"),
+        ({"response_format": {"type": "json_schema"}}, "missing_required_parameter"),
+        ({"response_format": _format(schema={"type": "array"})}, "invalid_value"),
         ({"functions": []}, "unsupported_parameter"),
         ({"max_completion_tokens": 7, "max_tokens": 9}, "invalid_parameter_combination"),
-        ({"tool_choise": "none"}, "unknown_parameter"),
         ({"tools": _function(name=None)}, "missing_required_parameter"),
         ({"seed": "x"}, "invalid_type"),
     ],

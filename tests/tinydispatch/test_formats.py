@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tinydispatch.formats import (
     reference_date_text,
     render_calls,
     render_prompt,
+    stated_day,
     template_hash,
     with_reference_date,
 )
@@ -119,6 +121,65 @@ def test_a_conversation_that_says_which_day_it_is_keeps_its_own() -> None:
     assert with_reference_date(other, dt.date(2027, 1, 1)) != tuple(other), "only the system message's own line counts"
 
 
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("Today is Thursday 2026-01-01.", dt.date(2026, 1, 1)),
+        ("You are a bot. The current date is 2026-03-10 (Tuesday).", dt.date(2026, 3, 10)),
+        ("Current date: March 10, 2026", dt.date(2026, 3, 10)),
+        ("Today's date is the 10th of March 2026.", dt.date(2026, 3, 10)),
+        ("**Today’s date:** Tue, 10 Mar. 2026", dt.date(2026, 3, 10)),
+        ("<current_date>2026/03/10</current_date>", dt.date(2026, 3, 10)),
+        ('{"current_datetime": "2026-03-10T09:30:00Z"}', dt.date(2026, 3, 10)),
+        ("Be brief.\n- Date: 10.03.2026 (Tuesday)", None),
+        ("Today is Tuesday 10/03/2026.", dt.date(2026, 3, 10)),
+        ("Today is 25/03/2026.", dt.date(2026, 3, 25)),
+        ("Today is 02/03/2026.", None),
+        ("Current time (UTC): 2026-03-10 12:00", dt.date(2026, 3, 10)),
+        ("It is now Tuesday, March 10th, 2026, 9 a.m.", dt.date(2026, 3, 10)),
+        ("Today is 2026-02-30.", None),
+        ("Yesterday was it. Today is 2026-01-01. Now: 2026-01-02", dt.date(2026, 1, 2)),
+    ],
+)
+def test_a_system_message_that_states_the_day_is_not_contradicted(text: str, day: dt.date | None) -> None:
+    asked, other = Message(Role.USER, "tomorrow?"), dt.date(2027, 7, 7)
+    assert stated_day([Message(Role.SYSTEM, text), asked]) == (0, day)
+    told = with_reference_date([Message(Role.SYSTEM, text), asked], other)
+    assert told[0].content == (text if day is None else f"{text}\n{reference_date_text(day)}")
+    late = with_reference_date([Message(Role.SYSTEM, "Be brief."), asked, Message(Role.SYSTEM, text), asked], other)
+    assert "2027" not in "".join(message.content for message in late)
+    assert late[2].content == told[0].content
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The due date: 2026-05-01.",
+        "The shop opened on 2020-01-01.",
+        "If today is a holiday, say so.",
+        "Your knowledge ends in March 2026.",
+        "Today is Tuesday.",
+        "Date formats: 2026-01-01 style",
+    ],
+)
+def test_a_date_that_is_not_today_changes_nothing(text: str) -> None:
+    today = dt.date(2027, 7, 7)
+    assert stated_day([Message(Role.SYSTEM, text)]) is None
+    told = with_reference_date([Message(Role.SYSTEM, text)], today)
+    assert told[0].content == f"{text}\n{reference_date_text(today)}"
+
+
+def test_a_long_hostile_system_message_is_searched_in_linear_time() -> None:
+    started = time.process_time()
+    for text in ("today " * 50_000, "today is the " * 20_000, "\n" * 300_000, "now: tue, " * 30_000):
+        assert stated_day([Message(Role.SYSTEM, text)]) is None
+    assert time.process_time() - started < 2.0
+
+
+def test_what_a_user_says_about_the_day_is_the_users() -> None:
+    assert stated_day([Message(Role.USER, "Today is 2026-01-01.")]) is None
+
+
 def test_a_prompt_shows_every_tool_once_and_waits_for_the_assistant() -> None:
     prompt = render_prompt([Message(Role.USER, 'Say "<b>&</b>"')], bundled_tools())
     for tool in bundled_tools():
@@ -138,7 +199,13 @@ def test_the_template_writes_calls_as_the_writer_does_and_says_nothing_of_genera
 
 @pytest.mark.parametrize(
     ("template", "reason"),
-    [("{{ unclosed", "unexpected end"), ("{{ raise_exception('no tools here') }}", "no tools here")],
+    [
+        ("{{ unclosed", "unexpected end"),
+        ("{{ raise_exception('no tools here') }}", "no tools here"),
+        ("{{ (messages | map(attribute='role')) | tojson }}", r"chat template [0-9a-f]{16} .* fails with TypeError: "),
+        ("{{ messages[0]['content'].split('a', 'b') }}", "TypeError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+    ],
 )
 def test_a_template_that_fails_says_why(template: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

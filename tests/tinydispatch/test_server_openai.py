@@ -165,8 +165,8 @@ def test_an_unknown_model_is_not_found(caller: Running) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         _create(caller, model="gpt-5")
     error = caught.value
-    assert (error.type, error.param, error.code) == ("invalid_request_error", None, "model_not_found")
-    assert error.message.count("The model `gpt-5` does not exist or you do not have access to it.") == 1
+    assert (error.type, error.param, error.code) == ("invalid_request_error", "model", "model_not_found")
+    assert error.message.count(f"The model `gpt-5` does not exist here: this server has `{MODEL}`.") == 1
     assert error.request_id is not None
 
 

@@ -42,8 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keys-file", type=Path, help="API keys, one a line, read again when changed; $TINYDISPATCH_API_KEYS adds"
     )
     parser.add_argument("--allow-anybody", action="store_true", help="listen beyond this machine without a key")
+    parser.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let scripts of web pages from there read answers (https://app.example, or * for any); may be repeated",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse parameters that are unknown; they are else ignored with a warning"
+    )
     tools_command.add_source(parser)
-    parser.add_argument("--date", type=dt.date.fromisoformat, help="what 'today' means (default: the day of each call)")
+    parser.add_argument(
+        "--date", type=dt.date.fromisoformat, help="what 'today' means where a request does not say (default: today)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
     parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
     parser.add_argument("--no-cache", action="store_true", help="keep no prompt states on disk")
@@ -60,6 +72,8 @@ def _add_limits(group: Any) -> None:
     group.add_argument("--max-new-tokens", type=int, default=_LIMITS.max_new_tokens, help="default: %(default)s")
     waiting = "requests that wait while one is computed; more are answered 429 (default: %(default)s)"
     group.add_argument("--max-waiting", type=int, default=_LIMITS.max_waiting, help=waiting)
+    most = "open connections; of more, the longest idle one is closed (default: %(default)s)"
+    group.add_argument("--max-connections", type=int, default=_LIMITS.max_connections, help=most)
     group.add_argument(
         "--timeout", type=float, default=_LIMITS.request_timeout_s, metavar="SECONDS", help="default: %(default)g"
     )
@@ -113,6 +127,7 @@ def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> 
         max_tools=arguments.max_tools,
         max_new_tokens=arguments.max_new_tokens,
         max_waiting=arguments.max_waiting,
+        max_connections=arguments.max_connections,
         request_timeout_s=arguments.timeout,
     )
     return ServerSettings(
@@ -123,6 +138,8 @@ def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> 
         limits=limits,
         tools=tools,
         allows_anybody=arguments.allow_anybody,
+        is_strict=arguments.strict,
+        cors_origins=tuple(arguments.cors),
     )
 
 

@@ -76,7 +76,7 @@ def request_number(messages: Sequence[Message]) -> int:
 
 @dataclass(frozen=True)
 class ReplyView:
-    """What the rules look at in a reply of any layer."""
+    """What the rules look at in a reply of any layer; `is_confident` is None where nothing was calibrated."""
 
     calls: tuple[ToolCall, ...]
     text: str
@@ -84,7 +84,7 @@ class ReplyView:
     n_unparsed: int
     is_complete: bool
     confidence: float | None = None
-    is_confident: bool = True
+    is_confident: bool | None = None
 
 
 def reply_reasons(reply: ReplyView, made: Collection[str], min_confidence: float | None) -> list[Handover]:
@@ -109,7 +109,7 @@ def reply_reasons(reply: ReplyView, made: Collection[str], min_confidence: float
             shown = f"{call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})"
             found.append(Handover(Reason.REPEATED_CALL, shown[:200]))
         seen.add(text)
-    is_low = not reply.is_confident if min_confidence is None else (reply.confidence or 0.0) < min_confidence
+    is_low = reply.is_confident is False if min_confidence is None else (reply.confidence or 0.0) < min_confidence
     if reply.confidence is not None and is_low:
         found.append(Handover(Reason.LOW_CONFIDENCE, f"{reply.confidence:.2f}"))
     if not reply.calls and not reply.text and not found:

@@ -1,16 +1,18 @@
-"""The routes: `/v1/chat/completions`, `/v1/models`, `/health` and `/metrics`."""
+"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health` and `/metrics`."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from weakref import WeakSet
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.server import errors
 from tinydispatch.server.body import ClientGoneError, read_json_body
+from tinydispatch.server.completions import CompletionWriter, read_completion
 from tinydispatch.server.errors import ApiError
 from tinydispatch.server.flight import Flight
 from tinydispatch.server.guard import Guard, RequestLog
@@ -25,12 +28,15 @@ from tinydispatch.server.holder import ModelHolder, QueueFullError, StoppingErro
 from tinydispatch.server.job import Answer
 from tinydispatch.server.logs import log
 from tinydispatch.server.metrics import CONTENT_TYPE, Metrics
-from tinydispatch.server.reply import Chunks, completion, event, json_bytes
+from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
 from tinydispatch.server.request import ChatRequest, read_request
+from tinydispatch.server.responses import ResponseWriter, read_response_request
 from tinydispatch.server.settings import ServerSettings
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
+WARNING_HEADER = "x-tinydispatch-warning"
+_MAX_WARNING_CHARS = 1_000
 # After an abort; a reply ends at its next token, but the reading of a long prompt cannot be interrupted.
 _ABORT_S = 5.0
 
@@ -64,6 +70,22 @@ class Server:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
+        return await self._post(request, lambda body: (read_request(body, self.settings), ChatWriter))
+
+    async def responses(self, request: Request) -> Response:
+        """POST /v1/responses."""
+
+        def read(body: bytes) -> tuple[ChatRequest, MakeWriter]:
+            wanted, told = read_response_request(body, self.settings)
+            return wanted, lambda job, model: ResponseWriter(job, model, told)
+
+        return await self._post(request, read)
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self._post(request, lambda body: (read_completion(body, self.settings), CompletionWriter))
+
+    async def _post(self, request: Request, read: Callable[[bytes], tuple[ChatRequest, MakeWriter]]) -> Response:
         limits = self.settings.limits
         if self._n_open >= limits.max_waiting + _MAX_READING:
             raise self._queue_full()
@@ -71,12 +93,15 @@ class Server:
         try:
             body = await read_json_body(request, limits)
             # Not in the event loop: schemas take milliseconds to check.
-            wanted = await asyncio.to_thread(read_request, body, self.settings)
-            return await self._answer(request, wanted)
+            wanted, make_writer = await asyncio.to_thread(read, body)
+            response = await self._answer(request, wanted, make_writer)
+            if wanted.warnings:
+                response.headers[WARNING_HEADER] = "; ".join(wanted.warnings)[:_MAX_WARNING_CHARS]
+            return response
         finally:
             self._n_open -= 1
 
-    async def _answer(self, request: Request, wanted: ChatRequest) -> Response:
+    async def _answer(self, request: Request, wanted: ChatRequest, make_writer: MakeWriter) -> Response:
         timeout_s = self.settings.limits.request_timeout_s
         if self._is_aborted:
             raise errors.stopping()
@@ -87,10 +112,11 @@ class Server:
         except StoppingError:
             raise errors.stopping() from None
         self._flights.add(flight)
+        writer = make_writer(flight.job, self.settings.model_name)
         fields = request.state.fields
-        fields["reply"] = flight.job.id
+        fields["reply"] = writer.id
         if wanted.is_stream:
-            stream = self._stream(flight, fields)
+            stream = self._stream(flight, writer, fields)
             # Its first event decides the status: what goes wrong before it is a plain error.
             first = await anext(stream)
             return EventStream(first, stream)
@@ -98,29 +124,29 @@ class Server:
             async for part in parts:
                 if isinstance(part, Answer):
                     fields |= _fields(part)
-                    return _json(completion(flight.job, part, self.settings.model_name))
+                    return _json(writer.whole(part))
         raise AssertionError("a flight ends in an answer or an error")
 
-    async def _stream(self, flight: Flight, fields: dict[str, object]) -> AsyncGenerator[bytes, None]:
-        chunks: Chunks | None = None
+    async def _stream(self, flight: Flight, writer: Writer, fields: dict[str, object]) -> AsyncGenerator[bytes, None]:
+        is_begun = False
         async with aclosing(flight.parts()) as parts:
             try:
                 async for part in parts:
-                    if chunks is None:
-                        chunks = Chunks(flight.job, self.settings.model_name, flight.job.serving_id)
-                        yield chunks.first()
+                    if not is_begun:
+                        is_begun = True
+                        yield writer.first()
                     if isinstance(part, Answer):
                         fields |= _fields(part)
-                        yield chunks.last(part)
+                        yield writer.last(part)
                     else:
-                        yield chunks.part(part)
+                        yield writer.part(part)
             except Exception as error:
-                if chunks is None:
+                if not is_begun:
                     raise
                 # The status is sent; the official client raises what an event says.
                 shown = self._as_api_error(error)
                 if shown is not None:
-                    yield event(shown.body())
+                    yield writer.error(shown)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -137,7 +163,7 @@ class Server:
         """GET /v1/models/{name}."""
         name = request.path_params["name"]
         if name != self.settings.model_name:
-            raise errors.unknown_model(name)
+            raise errors.unknown_model(name, self.settings.model_name)
         return _json({"id": name, "object": "model", "created": self._created, "owned_by": "tinydispatch"})
 
     async def health(self, request: Request) -> Response:
@@ -192,7 +218,7 @@ class Server:
                 messages=request.messages,
                 tools=request.tools,
                 dispatch=answer.dispatch,
-                reference_date=answer.reference_date,
+                reference_date=answer.reference_date or dt.date.today(),
                 model=answer.serving_id,
                 session=request.session,
             )
@@ -239,6 +265,8 @@ def create_app(server: Server) -> FastAPI:
         telemetry=telemetry,  # type: ignore[arg-type]
     )
     app.add_route("/v1/chat/completions", server.chat, ["POST"])
+    app.add_route("/v1/responses", server.responses, ["POST"])
+    app.add_route("/v1/completions", server.completions, ["POST"])
     app.add_route("/v1/models", server.models, ["GET"])
     app.add_route("/v1/models/{name:path}", server.model, ["GET"])
     app.add_route("/health", server.health, ["GET"])
@@ -246,6 +274,15 @@ def create_app(server: Server) -> FastAPI:
     for kind in (ApiError, HTTPException, ClientGoneError):
         app.add_exception_handler(kind, server.refuse)
     app.add_middleware(Guard, settings=server.settings, refuse=server.refuse)
+    if server.settings.cors_origins:
+        # Before the keys are checked: a browser asks without them whether it may ask.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=server.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", WARNING_HEADER, "retry-after", "retry-after-ms"],
+        )
     app.add_middleware(RequestLog, metrics=server.metrics)
     return app
 

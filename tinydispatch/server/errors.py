@@ -60,10 +60,16 @@ def too_long_array(param: str, number: int, limit: int) -> ApiError:
     )
 
 
-def unknown_model(name: str) -> ApiError:
+def unknown_model(name: str, served: str) -> ApiError:
     """404: another model than the one in service was asked for."""
-    message = f"The model `{name}` does not exist or you do not have access to it."
-    return ApiError(404, message, code="model_not_found")
+    message = f"The model `{name[:200]}` does not exist here: this server has `{served}`. Ask for it, or name no model."
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def decoding_failed(reason: str) -> ApiError:
+    """500: the grammar of this request failed in the middle of the reply; what it is stands in the message."""
+    message = f"The reply could not be decoded: {reason}."
+    return ApiError(500, message, SERVER_ERROR, code="decoding_failed", headers={"x-should-retry": "false"})
 
 
 def missing_key() -> ApiError:

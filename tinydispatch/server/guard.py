@@ -18,7 +18,7 @@ from tinydispatch.server.metrics import Metrics
 from tinydispatch.server.settings import ServerSettings, is_loopback
 
 OPEN_PATHS = frozenset({"/health"})
-_ROUTES = frozenset({"/v1/chat/completions", "/v1/models", "/health", "/metrics"})
+_ROUTES = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/models", "/health", "/metrics"})
 
 
 def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
@@ -28,8 +28,12 @@ def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
     here cannot use it.
 
     Raises:
-        ApiError: 401 without a right key, 403 for a foreign name.
+        ApiError: 401 without a right key, 403 for a foreign name, 400 for a body of two lengths.
     """
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # A proxy before this server may have read the other one, and taken the rest for a request.
+        message = "A request has either a Content-Length or a Transfer-Encoding header."
+        raise ApiError(400, message, headers={"connection": "close"})
     if not settings.keys:
         name = _host_name(headers.get("host", ""))
         if is_loopback(settings.host) and not is_loopback(name):

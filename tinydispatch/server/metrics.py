@@ -69,7 +69,7 @@ class Metrics:
         self._model_seconds.observe(answer.model_s)
         self._replies.labels(str(_kind(answer))).inc()
         self._calls.inc(len(answer.calls))
-        self._unsure.inc(not answer.dispatch.is_confident)
+        self._unsure.inc(answer.dispatch.is_confident is False)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

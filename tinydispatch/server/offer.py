@@ -38,29 +38,25 @@ class ToolReader:
         self._known: OrderedDict[str, tuple[Tool, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, value: Any, max_tools: int) -> tuple[Tool, ...]:
-        """The tools in their order.
+    def __call__(self, value: Any, max_tools: int, *, is_flat: bool = False) -> tuple[Tool, ...]:
+        """The tools in their order; none for an empty array.
+
+        Args:
+            is_flat: what describes a function stands beside its type, as in the Responses API, not under `function`.
 
         Raises:
             ApiError: names the tool and the key.
         """
         if not isinstance(value, list):
             raise wrong_type("tools", "an array of objects", value)
-        if not value:
-            raise invalid(
-                "Invalid 'tools': empty array. Expected an array with minimum length 1, but got an empty array "
-                "instead.",
-                "tools",
-                "empty_array",
-            )
         if len(value) > max_tools:
             raise too_long_array("tools", len(value), max_tools)
-        text = json.dumps(value)
+        text = f"{'flat' if is_flat else ''}{json.dumps(value)}"
         with self._lock:
             if (found := self._known.get(text)) is not None:
                 self._known.move_to_end(text)
                 return found
-        tools = _tools(value)
+        tools = _tools(value, is_flat)
         self._remember(text, tools)
         return tools
 
@@ -75,27 +71,29 @@ class ToolReader:
                 self._n_chars -= len(oldest)
 
 
-def _tools(value: list[Any]) -> tuple[Tool, ...]:
+def _tools(value: list[Any], is_flat: bool) -> tuple[Tool, ...]:
     tools: list[Tool] = []
     for index, entry in enumerate(value):
-        tool = _tool(entry, f"tools[{index}]")
+        tool = _tool(entry, f"tools[{index}]", is_flat)
         if any(tool.name == other.name for other in tools):
-            where = f"tools[{index}].function.name"
+            where = f"tools[{index}].{'' if is_flat else 'function.'}name"
             raise invalid(f"Invalid '{where}': '{tool.name}' occurs twice.", where)
         tools.append(tool)
     return tuple(tools)
 
 
-def _tool(entry: Any, where: str) -> Tool:
+def _tool(entry: Any, where: str, is_flat: bool) -> Tool:
     if not isinstance(entry, dict):
         raise wrong_type(where, "an object", entry)
     if entry.get("type") is None:
         raise invalid(f"Missing required parameter: '{where}.type'.", f"{where}.type", "missing_required_parameter")
     if entry["type"] != "function":
-        message = f"Invalid value: {entry['type']!r}. Supported values are: 'function'."
+        message = (
+            f"Invalid value: {entry['type']!r}. Supported values are: 'function'; this server runs no tools itself."
+        )
         raise invalid(message, f"{where}.type", "invalid_value")
-    function = entry.get("function")
-    where += ".function"
+    function = entry if is_flat else entry.get("function")
+    where += "" if is_flat else ".function"
     if function is None:
         raise invalid(f"Missing required parameter: '{where}'.", where, "missing_required_parameter")
     if not isinstance(function, dict):
@@ -131,6 +129,8 @@ def read_offer(tools: tuple[Tool, ...], choice: Any) -> Offer:
         return offer
     if choice == ToolChoice.NONE:
         return replace(offer, choice=ToolChoice.NONE)
+    if not tools and choice == ToolChoice.AUTO:
+        return offer
     if not tools:
         raise invalid("'tool_choice' is only allowed when 'tools' are specified.", "tool_choice")
     if isinstance(choice, str):

@@ -1,189 +1,315 @@
-"""The parameters of a chat request that are neither messages nor tools: read, checked, or refused by name."""
+"""The parameters that the routes share, as pydantic models, and pydantic's findings in the OpenAI API's words.
+
+`null` means not given. A name that no model lists is kept in `model_extra`: it is ignored with a warning, or refused by
+a strict server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import datetime as dt
+import zoneinfo
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tinydispatch.server.errors import ApiError, invalid, too_long_array, unsupported, unsupported_value, wrong_type
+from tinydispatch.server.nesting import MAX_LEVELS, is_too_deep
+from tinydispatch.tools import Tool, ToolError
 
-# What changes the wording of replies in other models: decoding is greedy here, so they are checked and change nothing.
-_RANGES = {
-    "temperature": (0.0, 2.0),
-    "top_p": (0.0, 1.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-}
-_TEXTS = (
-    "user",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "reasoning_effort",
-    "verbosity",
-    "service_tier",
-)
-_READ = {
-    "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "stream", "stream_options", "stop", "store",
-    "max_tokens", "max_completion_tokens", "metadata", "n", "seed", "logprobs", "top_logprobs", "response_format",
-    "modalities", "logit_bias",
-}  # fmt: skip
-# Nothing that a reply depends on here.
-_WITHOUT_EFFECT = {"prediction", "prompt_cache_options", "moderation"}
-# Other servers' own, which clients that know them send anywhere.
-_OF_OTHER_SERVERS = {
-    "top_k", "min_p", "repetition_penalty", "repeat_penalty", "cache_prompt", "chat_template_kwargs",
-}  # fmt: skip
-_REFUSED = {
-    "functions": "Use 'tools' and 'tool_choice' instead.",
-    "function_call": "Use 'tools' and 'tool_choice' instead.",
-    "audio": "It reads and writes text.",
-    "web_search_options": "Offer a tool that searches.",
-}
-_KNOWN = {*_READ, *_RANGES, *_TEXTS, *_WITHOUT_EFFECT, *_OF_OTHER_SERVERS, *_REFUSED}
+MAX_TOP_LOGPROBS = 20
 _MAX_STOPS = 4
 _MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512
+_EXPECTED = {
+    "bool_type": "a boolean",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a decimal number",
+    "string_type": "a string",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "list_type": "an array",
+}
+# Without an entry they ask for nothing.
+_HARMLESS_EMPTY = {"logit_bias", "guided_json"}
+_Model = TypeVar("_Model", bound="Body")
 
 
-def optional(value: Mapping[str, Any], key: str, kind: Any, expected: str, default: Any) -> Any:
-    """The value of a key, `default` where it is left out or null.
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _no_empty_stop(value: list[str]) -> list[str]:
+    if "" in value:
+        raise ValueError("the empty text stands before every reply")
+    return value
+
+
+def _short_metadata(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > _MAX_METADATA:
+        raise ValueError(f"at most {_MAX_METADATA} keys are allowed")
+    if any(len(key) > _MAX_KEY_CHARS or len(text) > _MAX_VALUE_CHARS for key, text in value.items()):
+        raise ValueError(f"keys have at most {_MAX_KEY_CHARS} characters, values {_MAX_VALUE_CHARS}")
+    return value
+
+
+def _finite_depth(value: Any) -> Any:
+    if is_too_deep(value):
+        raise ValueError(f"it is nested more than {MAX_LEVELS} levels deep")
+    return value
+
+
+Count = Annotated[int, Field(ge=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Stops = Annotated[list[str], BeforeValidator(_listed), Field(max_length=_MAX_STOPS), AfterValidator(_no_empty_stop)]
+Schema = Annotated[dict[str, Any], AfterValidator(_finite_depth)]
+
+
+class Part(BaseModel):
+    """An object inside a body; what it does not list is nobody's business."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class StreamOptions(Part):
+    """`include_usage` ends a stream in the token counts."""
+
+    include_usage: bool | None = None
+
+
+class DateOptions(Part):
+    """What "today" means to the client: a day (YYYY-MM-DD), or the time zone whose present day it is."""
+
+    reference_date: str | None = None
+    time_zone: str | None = None
+
+
+class NamedSchema(Part):
+    """The form that a reply in JSON must have."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    schema_: Schema = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Part):
+    """Chat completions' `response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class Body(BaseModel):
+    """What every route reads. `REFUSED` names what the route knows and does not do, with the reason."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+    REFUSED: ClassVar[Mapping[str, str]] = {}
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tinydispatch: DateOptions | None = None
+    reference_date: str | None = None
+    time_zone: str | None = None
+    user: str | None = None
+    # Decoding is greedy: these change the wording of replies in other models, and here they are checked and do nothing.
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    # Other servers' own, which clients that know them send anywhere; nothing here depends on them.
+    top_k: Any = None
+    min_p: Any = None
+    repetition_penalty: Any = None
+    repeat_penalty: Any = None
+    cache_prompt: Any = None
+    chat_template_kwargs: Any = None
+
+    @classmethod
+    def read(cls, value: Any, *, is_strict: bool) -> Self:
+        """The checked parameters.
+
+        Raises:
+            ApiError: 400, names the parameter that is wrong, refused, or, for a strict server, unknown.
+        """
+        found = validated(cls, value)
+        for key, reason in cls.REFUSED.items():
+            if value.get(key) not in (None, False, "") and not (key in _HARMLESS_EMPTY and not value[key]):
+                raise unsupported(key, f"'{key}' is not supported here. {reason}")
+        if is_strict and found.model_extra:
+            key = next(iter(found.model_extra))
+            raise invalid(f"Unknown parameter: {shown(key)}.", key, "unknown_parameter")
+        return found
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was sent and changes nothing."""
+        return tuple(f"unknown parameter {shown(key)} was ignored" for key in self.model_extra or ())
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends in the token counts."""
+        if self.stream_options is None:
+            return False
+        if not self.stream:
+            message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+            raise invalid(message, "stream_options")
+        return bool(self.stream_options.include_usage)
+
+    def today(self, metadata: Mapping[str, str] | None) -> tuple[dt.date | None, zoneinfo.ZoneInfo | None]:
+        """The day and the time zone that the client names: in `tinydispatch`, in `metadata`, or by themselves.
+
+        Raises:
+            ApiError: one is none, or two places contradict each other.
+        """
+        options = self.tinydispatch or DateOptions()
+        day, zone = (
+            _one_of(
+                {
+                    f"tinydispatch.{key}": getattr(options, key),
+                    f"metadata.{key}": (metadata or {}).get(key),
+                    key: getattr(self, key),
+                }
+            )
+            for key in ("reference_date", "time_zone")
+        )
+        return (_day(*day) if day else None), (_zone(*zone) if zone else None)
+
+
+class Dialogue(Body):
+    """What both routes for conversations read."""
+
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    metadata: Annotated[dict[str, str], AfterValidator(_short_metadata)] | None = None
+    store: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: Any = None
+    service_tier: str | None = None
+    moderation: Any = None
+
+
+class Generation(Body):
+    """What both routes with sampling settings read."""
+
+    max_tokens: Count | None = None
+    n: Count | None = None
+    seed: int | None = None
+    stop: Stops | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+
+    def check_one(self, key: str = "n") -> None:
+        """Refuse more than one reply."""
+        number = getattr(self, key)
+        if number is not None and number > 1:
+            message = f"'{key}' does not support {number} with this model: it decodes greedily, so all would be equal."
+            raise unsupported_value(key, message)
+
+
+def validated(model: type[_Model], value: Any) -> _Model:
+    """A body, checked.
 
     Raises:
-        ApiError: it has another type.
+        ApiError: 400, names the place.
     """
-    found = value.get(key)
-    if found is None:
-        return default
-    if not isinstance(found, kind) or (kind is not bool and isinstance(found, bool)):
-        raise wrong_type(key, expected, found)
-    return found
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise api_error(error) from error
 
 
-def required(value: Mapping[str, Any], key: str) -> Any:
-    """The value of a key that must be there."""
-    if value.get(key) is None:
-        raise invalid(f"Missing required parameter: '{key}'.", key, "missing_required_parameter")
-    return value[key]
+def api_error(error: ValidationError) -> ApiError:
+    """The first of pydantic's findings as the OpenAI API would say it."""
+    found = error.errors(include_url=False)[0]
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    place = ""
+    for part in found["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    if kind == "missing":
+        return invalid(f"Missing required parameter: '{place}'.", place, "missing_required_parameter")
+    if kind in _EXPECTED:
+        return wrong_type(place, _EXPECTED[kind], value)
+    if kind == "too_long":
+        return too_long_array(place, len(value), context["max_length"])
+    if kind == "literal_error":
+        return invalid(
+            f"Invalid value: {value!r}. Supported values are: {context['expected']}.", place, "invalid_value"
+        )
+    if kind in ("greater_than_equal", "less_than_equal"):
+        is_low = kind == "greater_than_equal"
+        number = (
+            "integer" if isinstance(value, int) and isinstance(context["ge" if is_low else "le"], int) else "decimal"
+        )
+        sign, limit = (">=", context["ge"]) if is_low else ("<=", context["le"])
+        message = f"Invalid '{place}': {number} {'below minimum' if is_low else 'above maximum'} value. "
+        message += f"Expected a value {sign} {limit:g}, but got {value} instead."
+        return invalid(message, place, f"{number}_{'below_min' if is_low else 'above_max'}_value")
+    reason = context.get("error", found["msg"])
+    return invalid(f"Invalid '{place}': {reason}.", place, "invalid_value")
 
 
-def flag(value: Mapping[str, Any], key: str, default: bool) -> bool:
-    """A boolean."""
-    return bool(optional(value, key, bool, "a boolean", default))
-
-
-def check_parameters(value: Mapping[str, Any]) -> None:
-    """Refuse what is unknown, out of range, or not done here.
+def answer_tool(form: NamedSchema | None, where: str, taken: Sequence[str]) -> Tool:
+    """The form of a reply in JSON as a tool, whose arguments the reply then is; None asks for any JSON object.
 
     Raises:
-        ApiError: 400, names the parameter.
+        ApiError: names the place of the schema.
     """
-    for key in value:
-        if key not in _KNOWN:
-            # A misspelled name would otherwise change nothing, without a word.
-            raise invalid(f"Unknown parameter: '{key}'.", key, "unknown_parameter")
-    for key, advice in _REFUSED.items():
-        if value.get(key) is not None:
-            raise unsupported(key, f"'{key}' is not supported with this model. {advice}")
-    for key in _TEXTS:
-        optional(value, key, str, "a string", "")
-    for key, (low, high) in _RANGES.items():
-        number = optional(value, key, (int | float), "a decimal number", low)
-        if not low <= number <= high:
-            message = f"Invalid '{key}': expected a value between {low:g} and {high:g}, but got {number} instead."
-            raise invalid(message, key, "decimal_out_of_range")
-    optional(value, "seed", int, "an integer", 0)
-    _check_choices(value)
-    _check_form(value)
+    if form is None:
+        return Tool(_free_name("answer", taken), "The answer as a JSON object", {"type": "object", **_OPEN})
+    description = form.description or form.schema_.get("description") or "The answer"
+    try:
+        return Tool(_free_name(form.name, taken), str(description), form.schema_)
+    except ToolError as error:
+        raise invalid(f"Invalid schema for response_format '{form.name}': {error}.", where, "invalid_value") from error
 
 
-def _check_choices(value: Mapping[str, Any]) -> None:
-    n_choices = optional(value, "n", int, "an integer", 1)
-    if n_choices < 1:
-        raise _below_minimum("n", n_choices)
-    if n_choices > 1:
-        raise unsupported_value("n", f"'n' does not support {n_choices} with this model: it decodes greedily.")
-    if flag(value, "logprobs", False):
-        raise unsupported("logprobs", "'logprobs' is not supported with this model.")
-    if optional(value, "top_logprobs", int, "an integer", None) is not None:
-        raise unsupported("top_logprobs", "'top_logprobs' is not supported with this model.")
-    if optional(value, "logit_bias", dict, "an object", {}):
-        raise unsupported("logit_bias", "'logit_bias' is not supported with this model.")
+_OPEN = {"additionalProperties": True}
 
 
-def _check_form(value: Mapping[str, Any]) -> None:
-    form = optional(value, "response_format", dict, "an object", {"type": "text"})
-    if form.get("type") not in ("text", "json_object", "json_schema"):
-        raise invalid(
-            f"Invalid value: {form.get('type')!r}. Supported values are: 'text'.",
-            "response_format.type",
-            "invalid_value",
-        )
-    if form["type"] != "text":
-        raise unsupported_value(
-            "response_format",
-            f"'response_format' of type '{form['type']}' is not supported with this model. Offer a tool instead and "
-            "name it in 'tool_choice'.",
-        )
-    modalities = optional(value, "modalities", list, "an array of strings", ["text"])
-    if modalities != ["text"]:
-        raise unsupported_value("modalities", "'modalities' supports only ['text'] with this model.")
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name = f"{name[:57]}_answer"
+    return name
 
 
-def max_new_tokens(value: Mapping[str, Any], limit: int) -> int:
+def shown(key: str) -> str:
+    """A client's own word for messages and headers: ASCII, short, in quotes."""
+    return ascii(key if len(key) <= 64 else f"{key[:61]}...")
+
+
+def max_new_tokens(limit: int, named: Mapping[str, int | None]) -> int:
     """How long the reply may become. Agent frameworks send generous defaults, so more than the limit is capped."""
-    found: dict[str, int] = {}
-    for key in ("max_completion_tokens", "max_tokens"):
-        number: int | None = optional(value, key, int, "an integer", None)
-        if number is None:
-            continue
-        if number < 1:
-            raise _below_minimum(key, number)
-        found[key] = number
-    if len(found) > 1:
-        message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
-        raise invalid(message, "max_tokens", "invalid_parameter_combination")
-    return min([limit, *found.values()])
+    given = {key: number for key, number in named.items() if number is not None}
+    if len(given) > 1:
+        first, second = given
+        message = f"Setting '{first}' and '{second}' at the same time is not supported."
+        raise invalid(message, first, "invalid_parameter_combination")
+    return min([limit, *given.values()])
 
 
-def _below_minimum(key: str, number: int) -> ApiError:
-    message = f"Invalid '{key}': integer below minimum value. Expected a value >= 1, but got {number} instead."
-    return invalid(message, key, "integer_below_min_value")
+def _one_of(named: Mapping[str, str | None]) -> tuple[str, str] | None:
+    given = {place: text for place, text in named.items() if text is not None}
+    if len(set(given.values())) > 1:
+        places = " and ".join(f"'{place}' ({shown(text)})" for place, text in given.items())
+        raise invalid(f"Contradicting values: {places}.", next(iter(given)), "invalid_parameter_combination")
+    return next(iter(given.items()), None)
 
 
-def includes_usage(value: Mapping[str, Any]) -> bool:
-    """Whether a stream ends in the token counts."""
-    options = optional(value, "stream_options", dict, "an object", None)
-    if options is None:
-        return False
-    if value.get("stream") is not True:
-        raise invalid("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
-    found = options.get("include_usage")
-    if not isinstance(found, bool | None):
-        raise wrong_type("stream_options.include_usage", "a boolean", found)
-    return bool(found)
+def _day(place: str, text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise invalid(f"Invalid '{place}': expected a date of the form YYYY-MM-DD.", place, "invalid_value") from None
 
 
-def stops(value: Any) -> tuple[str, ...]:
-    """The texts before which a reply in words ends."""
-    texts = [value] if isinstance(value, str) else value or []
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise wrong_type("stop", "a string or an array of strings", value)
-    if len(texts) > _MAX_STOPS:
-        raise too_long_array("stop", len(texts), _MAX_STOPS)
-    if "" in texts:
-        raise invalid("Invalid 'stop': the empty text stands before every reply.", "stop", "invalid_value")
-    return tuple(texts)
-
-
-def session(value: Mapping[str, Any]) -> str | None:
-    """`metadata.session_id`; all of the metadata is checked."""
-    metadata: dict[str, str] = optional(value, "metadata", dict, "an object", {})
-    if len(metadata) > _MAX_METADATA:
-        raise invalid(f"Invalid 'metadata': at most {_MAX_METADATA} keys are allowed.", "metadata")
-    for key, text in metadata.items():
-        if not isinstance(text, str):
-            raise wrong_type(f"metadata.{key}", "a string", text)
-        if len(key) > _MAX_KEY_CHARS or len(text) > _MAX_VALUE_CHARS:
-            message = f"Invalid 'metadata': keys have at most {_MAX_KEY_CHARS} characters, values {_MAX_VALUE_CHARS}."
-            raise invalid(message, "metadata", "string_above_max_length")
-    return metadata.get("session_id")
+def _zone(place: str, text: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        message = f"Invalid '{place}': expected an IANA time zone such as 'Europe/Oslo'."
+        raise invalid(message, place, "invalid_value") from None

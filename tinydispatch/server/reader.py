@@ -77,17 +77,47 @@ class ReplyReader:
 
     def _certain_text(self) -> list[Delta]:
         text = self._held if self._has_text else self._held.lstrip()
-        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        if places:
-            self.is_stopped = True
-            text = text[: min(places)].rstrip()
-            self._held = ""
-        else:
-            size = max((_beginning_at_end(text, stop) for stop in self._stop), default=0)
-            end = len(text[: len(text) - size].rstrip())
-            text, self._held = text[:end], text[end:]
+        certain, held, is_stopped = _until_stop(text, self._stop)
+        self.is_stopped = self.is_stopped or is_stopped
+        text = certain.rstrip()
+        self._held = "" if self.is_stopped else certain[len(text) :] + held
         self._has_text = self._has_text or bool(text)
         return [text] if text else []
+
+
+class TextReader:
+    """A `ReplyReader` of texts that are continued: everything is text, markers and white space too."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self.violations: list[CallViolation] = []
+        self.unparsed: list[UnparsedToolCall] = []
+        self.is_stopped = False
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""  # may be the beginning of a stop
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """What became certain with these bytes."""
+        if self.is_stopped:
+            return []
+        self._held += self._decoder.decode(data)
+        text, self._held, self.is_stopped = _until_stop(self._held, self._stop)
+        return [text] if text else []
+
+    def end(self) -> list[Delta]:
+        """What was held back, now that nothing follows."""
+        found = self.feed(self._decoder.decode(b"", final=True).encode())
+        held, self._held = self._held, ""
+        return [*found, held] if held and not self.is_stopped else found
+
+
+def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
+    """What is certain of a text, what may yet become a stop, and whether there is one, before which the text ends."""
+    places = [place for marker in stop if (place := text.find(marker)) >= 0]
+    if places:
+        return text[: min(places)], "", True
+    size = max((_beginning_at_end(text, marker) for marker in stop), default=0)
+    return text[: len(text) - size], text[len(text) - size :], False
 
 
 def _beginning_at_end(text: str, marker: str) -> int:

@@ -1,58 +1,75 @@
-"""An answer as the OpenAI API writes it: one `chat.completion`, or `chat.completion.chunk`s."""
+"""A chat completion as the OpenAI API writes it: one `chat.completion`, or `chat.completion.chunk`s."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from tinydispatch.server.job import Answer, CallPart, ChatJob, Part
+from tinydispatch.engine import TokenLogprob
+from tinydispatch.server.errors import ApiError
+from tinydispatch.server.job import Answer, CallPart, ChatJob, Part, compact_json
 
 DONE = b"data: [DONE]\n\n"
 
 
-def json_bytes(value: Any) -> bytes:
-    """Compact JSON; what no UTF-8 can express (half of a surrogate pair that a model wrote) is escaped."""
-    return _compact(value).encode("utf-8")
+class Writer(Protocol):
+    """Writes one reply as a route's clients read it; a stream is `first`, `part`s, and `last` or `error`."""
 
+    id: str
 
-def _compact(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"))
-    return text
-
-
-def completion(job: ChatJob, answer: Answer, model: str) -> dict[str, Any]:
-    """The body of a reply that is not streamed."""
-    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": answer.refusal}
-    if not answer.calls and answer.content is None and answer.refusal is None:
-        message["content"] = ""
-    if answer.calls:
-        message["tool_calls"] = [_call(part) for part in answer.calls]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-    head = _head(job, model, "chat.completion")
-    return {
-        **head,
-        "choices": [choice],
-        "usage": usage(answer),
-        "system_fingerprint": fingerprint(answer.serving_id),
-        "tinydispatch": _extra(answer),
-    }
-
-
-class Chunks:
-    """Writes a reply's parts as server-sent events."""
-
-    def __init__(self, job: ChatJob, model: str, serving_id: str) -> None:
-        self._job = job
-        self._head = _head(job, model, "chat.completion.chunk")
-        self._head["system_fingerprint"] = fingerprint(serving_id)
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """The body of a reply that is not streamed."""
+        ...
 
     def first(self) -> bytes:
-        """Who speaks; comes before everything else."""
+        """What comes before everything else; the job knows its model by then."""
+        ...
+
+    def part(self, part: Part) -> bytes:
+        """A piece of text as it is, or a whole call."""
+        ...
+
+    def last(self, answer: Answer) -> bytes:
+        """The end of the reply and of the stream."""
+        ...
+
+    def error(self, error: ApiError) -> bytes:
+        """The end of a stream that broke; the official client raises what it says."""
+        ...
+
+
+# A job and the model's name → what writes its reply.
+MakeWriter = Callable[[ChatJob, str], Writer]
+
+
+class ChatWriter:
+    """`/v1/chat/completions`."""
+
+    def __init__(self, job: ChatJob, model: str) -> None:
+        self.id = f"chatcmpl-{job.id}"
+        self._job, self._model = job, model
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """The body of a reply that is not streamed."""
+        message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": answer.refusal}
+        if answer.calls:
+            message["tool_calls"] = [_call(part) for part in answer.calls]
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": self._logprobs(answer),
+            "finish_reason": answer.finish_reason,
+        }
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": usage(answer),
+            "system_fingerprint": fingerprint(answer.serving_id),
+            "tinydispatch": extra(answer),
+        }
+
+    def first(self) -> bytes:
+        """Who speaks."""
         return self._delta({"role": "assistant", "content": None, "refusal": None})
 
     def part(self, part: Part) -> bytes:
@@ -68,22 +85,48 @@ class Chunks:
     def last(self, answer: Answer) -> bytes:
         """Why it ends, the usage where it was asked for, and `[DONE]`."""
         written = b"" if answer.refusal is None else self._delta({"refusal": answer.refusal})
-        written += self._delta({}, answer.finish_reason, {"tinydispatch": _extra(answer)})
+        logprobs = self._logprobs(answer)
+        written += self._delta({}, answer.finish_reason, {"tinydispatch": extra(answer)}, logprobs)
         if self._job.request.includes_usage:
-            written += event({**self._head, "choices": [], "usage": usage(answer)})
+            written += event({**self._chunk_head(), "choices": [], "usage": usage(answer)})
         return written + DONE
 
+    def error(self, error: ApiError) -> bytes:
+        """The error's body as the last event."""
+        return event(error.body())
+
+    def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
+        if self._job.request.n_alternatives is None:
+            return None
+        return {"content": [logprob(token) for token in answer.dispatch.logprobs], "refusal": None}
+
     def _delta(
-        self, delta: Mapping[str, Any], finish_reason: str | None = None, extra: Mapping[str, Any] | None = None
+        self,
+        delta: Mapping[str, Any],
+        finish_reason: str | None = None,
+        more: Mapping[str, Any] | None = None,
+        logprobs: Mapping[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         no_usage = {"usage": None} if self._job.request.includes_usage else {}
-        return event({**self._head, "choices": [choice], **no_usage, **(extra or {})})
+        return event({**self._chunk_head(), "choices": [choice], **no_usage, **(more or {})})
+
+    def _chunk_head(self) -> dict[str, Any]:
+        return {**self._head("chat.completion.chunk"), "system_fingerprint": fingerprint(self._job.serving_id)}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self._job.created, "model": self._model}
 
 
-def event(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON."""
+    return compact_json(value).encode("utf-8")
+
+
+def event(value: Any, name: str | None = None) -> bytes:
     """One server-sent event."""
-    return b"data: " + json_bytes(value) + b"\n\n"
+    head = b"" if name is None else f"event: {name}\n".encode()
+    return head + b"data: " + json_bytes(value) + b"\n\n"
 
 
 def usage(answer: Answer) -> dict[str, Any]:
@@ -102,21 +145,35 @@ def fingerprint(serving_id: str) -> str:
     return f"fp_{serving_id}"
 
 
-def _head(job: ChatJob, model: str, kind: str) -> dict[str, Any]:
-    return {"id": job.id, "object": kind, "created": job.created, "model": model}
+def logprob(token: TokenLogprob) -> dict[str, Any]:
+    """A token and its alternatives."""
+    return {
+        **_spelled(token.data, token.logprob),
+        "top_logprobs": [_spelled(data, value) for data, value in token.alternatives],
+    }
+
+
+def _spelled(data: bytes, value: float) -> dict[str, Any]:
+    return {"token": data.decode("utf-8", "replace"), "logprob": round(value, 6), "bytes": list(data)}
+
+
+def arguments_text(part: CallPart) -> str:
+    """A call's arguments, as the API gives them."""
+    return compact_json(dict(part.call.arguments))
 
 
 def _call(part: CallPart) -> dict[str, Any]:
-    function = {"name": part.call.name, "arguments": _compact(dict(part.call.arguments))}
+    function = {"name": part.call.name, "arguments": arguments_text(part)}
     return {"id": part.id, "type": "function", "function": function}
 
 
-def _extra(answer: Answer) -> dict[str, Any]:
+def extra(answer: Answer) -> dict[str, Any]:
     """What the OpenAI API has no word for; its clients hand it through."""
     dispatch = answer.dispatch
     return {
         "confidence": round(dispatch.confidence, 4),
         "is_confident": dispatch.is_confident,
+        "reference_date": None if answer.reference_date is None else answer.reference_date.isoformat(),
         "queue_ms": round(1000 * answer.queue_s, 2),
         "prefill_ms": round(dispatch.timings.prefill_ms, 2),
         "decode_ms": round(dispatch.timings.decode_ms, 2),

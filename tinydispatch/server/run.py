@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -14,6 +15,7 @@ import uvicorn
 
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.server.app import Server, create_app
+from tinydispatch.server.connections import AcceptErrors, bounded_protocol
 from tinydispatch.server.holder import ModelHolder
 from tinydispatch.server.keys import SettingsError
 from tinydispatch.server.logs import log
@@ -39,6 +41,7 @@ class _Uvicorn(uvicorn.Server):
         self._server, self._greets = server, greets
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         await super().startup(sockets)
         if self.started and self._greets:
             print(greeting(self._server.settings, self.servers[0].sockets[0].getsockname()[1]), flush=True)
@@ -112,7 +115,8 @@ def make_uvicorn(server: Server, *, greets: bool = False) -> uvicorn.Server:
         host=settings.host,
         port=settings.port,
         loop="asyncio",
-        http="h11",
+        http=bounded_protocol(settings.limits),
+        h11_max_incomplete_event_size=settings.limits.max_header_bytes,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -16,7 +16,9 @@ class Limits:
 
     `max_tools` is the OpenAI API's own limit. `max_new_tokens` caps what a request asks for: a longer reply is cut and
     says so. `request_timeout_s` runs from the last byte of the request, waiting included; `body_timeout_s` is how long
-    those bytes may take. `max_waiting` requests wait while one is computed; the next is answered 429.
+    those bytes may take, `header_timeout_s` how long a connection may take to say what it wants. `max_waiting` requests
+    wait while one is computed; the next is answered 429. Of more than `max_connections` connections, the one that has
+    been idle longest is closed.
     """
 
     max_body_bytes: int = 1 << 20
@@ -25,6 +27,9 @@ class Limits:
     max_waiting: int = 64
     request_timeout_s: float = 60.0
     body_timeout_s: float = 10.0
+    header_timeout_s: float = 10.0
+    max_connections: int = 512
+    max_header_bytes: int = 16 << 10
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -37,7 +42,9 @@ class ServerSettings:
     """Everything but the model itself.
 
     `model_name` is what clients ask for. `tools` are offered to requests that bring none, None for none.
-    `allows_anybody` lets a server without keys listen beyond this machine.
+    `allows_anybody` lets a server without keys listen beyond this machine. `is_strict` refuses parameters that the
+    server does not know, which it otherwise ignores with a warning. `cors_origins` are the web pages' origins whose
+    scripts may read answers, `*` for any.
 
     Raises:
         SettingsError: the server would be open to the network without a key.
@@ -50,6 +57,8 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
     tools: tuple[Tool, ...] | None = None
     allows_anybody: bool = False
+    is_strict: bool = False
+    cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.keys and not is_loopback(self.host) and not self.allows_anybody:
