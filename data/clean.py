@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from referencing.exceptions import Unresolvable
-
 from data.rejected import Rejected, RejectReason, sample_of
 from tinydispatch.tools import Conversation, Message, Role, check_calls
 
@@ -26,11 +24,7 @@ def check_conversation(conversation: Conversation) -> Rejected | None:
         return reject(conversation, RejectReason.NOTHING_TRAINED, "every assistant turn is left out of the loss")
     if any(not message.content.strip() and not message.tool_calls for message in trained):
         return reject(conversation, RejectReason.EMPTY_REPLY, "a trained turn with neither text nor a call")
-    try:
-        return _check_calls(conversation, trained)
-    except (Unresolvable, RecursionError) as error:
-        # A reference is only followed when a value meets it.
-        return reject(conversation, RejectReason.INVALID_TOOLS, f"a schema cannot be applied: {error}")
+    return _check_calls(conversation, trained)
 
 
 def _check_calls(conversation: Conversation, trained: Sequence[Message]) -> Rejected | None:

@@ -3,59 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
-import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
-import jsonschema
-import referencing
-from jsonschema.validators import Draft202012Validator
+from tinydispatch.json_schema import Schema, SchemaError, without_nulls
+from tinydispatch.json_schema import SchemaViolation as SchemaViolation
+from tinydispatch.patterns import read_pattern
 
 # The OpenAI and llama.cpp limit; a longer name is refused by every server that we hand files to.
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
-_EMAIL = re.compile(r"[^@\s<>,;:\"()]+@[^@\s<>,;:\"()]+\.[^@\s<>,;:\".()]+")
-
-formats = jsonschema.FormatChecker(formats=())
+# Where the three shapes of a tool have its schema: OpenAI's, MCP's and Anthropic's.
+_SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema")
+_OTHER_KEYS = frozenset({"name", "description", "title", "type", "strict", "annotations", "outputSchema", "output_schema"}
+                        | {"_meta", "meta", "icons", "execution", "cache_control", "examples", "input_examples"})  # fmt: skip
 
 
 class ToolError(ValueError):
     """A tool definition that cannot be used; the message names the tool and the key."""
-
-
-@formats.checks("date", raises=ValueError)
-def _is_date(value: object) -> bool:
-    if not isinstance(value, str):
-        return True
-    return len(value) == 10 and bool(dt.date.fromisoformat(value))
-
-
-@formats.checks("local-date-time", raises=ValueError)
-def _is_local_date_time(value: object) -> bool:
-    """`YYYY-MM-DDTHH:MM`: the user's wall clock, so neither seconds nor an offset."""
-    if not isinstance(value, str):
-        return True
-    return len(value) == 16 and value[10] == "T" and bool(dt.datetime.fromisoformat(value))
-
-
-@formats.checks("email")
-def _is_email(value: object) -> bool:
-    return not isinstance(value, str) or _EMAIL.fullmatch(value) is not None
-
-
-@formats.checks("iana-time-zone")
-def _is_time_zone(value: object) -> bool:
-    return not isinstance(value, str) or value in _time_zones()
-
-
-@lru_cache(maxsize=1)
-def _time_zones() -> frozenset[str]:
-    """Looked up once: it walks through several hundred files."""
-    return frozenset(zoneinfo.available_timezones())
 
 
 class Role(StrEnum):
@@ -68,49 +36,14 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class SchemaViolation:
-    """One reason why a call does not fit its tool: `path` is where ("start", "cc.0"), "" for the whole."""
-
-    path: str
-    message: str
-
-
-@lru_cache(maxsize=8_192)
-def _is_schema(text: str) -> bool:
-    try:
-        Draft202012Validator.check_schema(json.loads(text))
-    except jsonschema.SchemaError:
-        return False
-    return True
-
-
-def _without_words(schema: Any) -> str:
-    """A schema as JSON without what no rule of the metaschema looks into, so that more schemas are equal."""
-    if isinstance(schema, Mapping):
-        free = {"default"} | {key for key in ("description", "title") if isinstance(schema.get(key), str)}
-        schema = {key: value for key, value in schema.items() if key not in free}
-    return json.dumps(schema)
-
-
-def _is_composed_of_schemas(parameters: Mapping[str, Any]) -> bool:
-    """Whether the object and each property are schemas; tools share most properties, so that these are remembered."""
-    properties = parameters.get("properties")
-    if not isinstance(properties, Mapping):
-        return False
-    try:
-        rest = {key: value for key, value in parameters.items() if key != "properties"}
-        return all(_is_schema(_without_words(schema)) for schema in (rest, *properties.values()))
-    except (TypeError, ValueError):
-        return False
-
-
-@dataclass(frozen=True)
 class Tool:
-    """A function that a model may call; `parameters` is a JSON schema of type object.
+    """A function that a model may call; `parameters` is a JSON schema of an object, as its author wrote it.
+
+    Any draft and OpenAPI 3.0's dialect are read. A keyword that is null is left out.
 
     Raises:
         ToolError: the name is empty, too long or has other characters than A-Z a-z 0-9 _ . -,
-            or `parameters` is no JSON schema of an object.
+            or `parameters` is no JSON schema of an object, or too large.
     """
 
     name: str
@@ -120,31 +53,37 @@ class Tool:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _TOOL_NAME.fullmatch(self.name):
             raise ToolError(f"tool name {self.name!r}: expected 1 to 64 of A-Z a-z 0-9 _ . -")
-        if not isinstance(self.parameters, Mapping) or self.parameters.get("type") != "object":
+        if not isinstance(self.parameters, Mapping) or not _is_of_an_object(self.parameters):
             raise ToolError(f"tool {self.name!r}: 'parameters' must be a JSON schema with type 'object'")
-        if _is_composed_of_schemas(self.parameters):
-            return
         try:
-            Draft202012Validator.check_schema(self.parameters)
-        except jsonschema.SchemaError as error:
-            where = ".".join(str(part) for part in error.absolute_path) or "parameters"
-            raise ToolError(f"tool {self.name!r}: not a JSON schema at '{where}': {error.message}") from error
+            Schema(self.parameters)
+            object.__setattr__(self, "parameters", without_nulls(self.parameters))
+        except SchemaError as error:
+            where = error.path or "parameters"
+            raise ToolError(f"tool {self.name!r}: not a JSON schema at '{where}': {error.problem}") from error
+        except RecursionError as error:
+            raise ToolError(f"tool {self.name!r}: 'parameters' are nested too deeply") from error
 
     @cached_property
-    def _validator(self) -> Draft202012Validator:
-        # The empty registry keeps a "$ref" to a URL from being fetched: schemas come from strangers.
-        return Draft202012Validator(dict(self.parameters), format_checker=formats, registry=referencing.Registry())
+    def schema(self) -> Schema:
+        """The parameters in one form, whatever dialect they are written in."""
+        return Schema(self.parameters)
 
     def violations(self, arguments: Mapping[str, Any]) -> list[SchemaViolation]:
         """Everything in `arguments` that the schema does not allow; parameters it does not list count too."""
-        known = self.parameters.get("properties", {})
-        found = [
-            SchemaViolation(".".join(str(part) for part in error.absolute_path), error.message)
-            for error in self._validator.iter_errors(dict(arguments))
-        ]
-        if self.parameters.get("additionalProperties") is None:
-            found += [SchemaViolation(key, f"unknown parameter '{key}'") for key in arguments if key not in known]
+        schema = self.schema
+        found = schema.violations(dict(arguments))
+        if not schema.says_which_others:
+            named = {violation.path for violation in found}
+            found += [
+                SchemaViolation(key, f"unknown parameter '{key}'", "additionalProperties", (key,))
+                for key in arguments
+                if key not in schema.listed_keys and key not in named and not self._is_patterned(key)
+            ]
         return found
+
+    def _is_patterned(self, key: str) -> bool:
+        return any(read_pattern(pattern).matches(key) for pattern in self.schema.key_patterns)
 
     def to_openai(self) -> dict[str, Any]:
         """`{"type": "function", "function": {"name", "description", "parameters"}}`."""
@@ -153,20 +92,37 @@ class Tool:
 
     @classmethod
     def from_openai(cls, value: Mapping[str, Any]) -> Tool:
-        """Read the OpenAI shape, its bare inner object, or an MCP `tools/list` entry (`inputSchema`).
+        """Read the OpenAI shape, its bare inner object, an MCP `tools/list` entry (`inputSchema`) or Anthropic's shape
+        (`input_schema`).
 
         Raises:
-            ToolError: a key is missing or of the wrong type.
+            ToolError: a key is missing or of the wrong type, or the schema stands under a key of another name.
         """
         if not isinstance(value, Mapping):
             raise ToolError(f"tool must be an object, not {type(value).__name__}")
         inner = value.get("function", value)
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise ToolError(f"tool without a 'name'; its keys are {sorted(value)}")
-        parameters = inner.get("parameters", inner.get("inputSchema")) or {"type": "object", "properties": {}}
+        key = next((key for key in _SCHEMA_KEYS if inner.get(key)), None)
+        if key is None:
+            for other, item in inner.items():
+                if isinstance(item, Mapping) and item and other not in (*_OTHER_KEYS, *_SCHEMA_KEYS, "function"):
+                    raise ToolError(
+                        f"tool {inner['name']!r}: unknown key {other!r}, and no schema: give it as 'parameters'"
+                    )
+        parameters = inner[key] if key else {"type": "object", "properties": {}}
         if not isinstance(parameters, Mapping):
-            raise ToolError(f"tool {inner['name']!r}: 'parameters' must be an object")
+            raise ToolError(f"tool {inner['name']!r}: '{key}' must be an object")
         return cls(inner["name"], str(inner.get("description") or ""), parameters)
+
+
+def _is_of_an_object(parameters: Mapping[str, Any]) -> bool:
+    kind = parameters.get("type")
+    if kind is None:
+        return any(
+            parameters.get(key) for key in ("properties", "$ref", "allOf", "anyOf", "oneOf", "patternProperties")
+        )
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
 @dataclass(frozen=True)

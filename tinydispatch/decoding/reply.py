@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from tinydispatch.decoding import terminals
 from tinydispatch.decoding.rules import GrammarError, Rules
 from tinydispatch.decoding.schema import KeyOrder, SchemaCompiler
 from tinydispatch.formats import CALL_END, CALL_START, TURN_END
+from tinydispatch.json_schema import Note
+from tinydispatch.patterns import byte_table
 from tinydispatch.tools import Message, Role, Tool, ToolCall
+
+_LOG = logging.getLogger(__name__)
+# Of a tool with more rules than these, the first steps are tried out before it is offered.
+_SURELY_SMALL = 200
+_N_TRIED = 48
 
 
 class ToolChoice(StrEnum):
@@ -73,17 +81,62 @@ def call_format(template: str | None) -> CallFormat:
 def reply_grammar(tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) -> str:
     """The grammar in llguidance's Lark dialect, its end token left out.
 
+    What it does not enforce of a schema is logged as a warning. A tool that no call can fit is left out of it.
+
     Raises:
-        GrammarError: a tool's schema cannot be expressed; names the tool and the place in its schema.
+        GrammarError: no call can fit the only tool, or any of them; names the tool and the place in its schema.
     """
     rules = Rules()
     calls = []
+    impossible: list[GrammarError] = []
     if shape.choice is not ToolChoice.NONE:
         for tool in {tool.name: tool for tool in tools}.values():
-            start = terminals.quoted(f'{tool.name}", "arguments": ')
-            calls.append(f"{start} {SchemaCompiler(tool, rules, shape.order).arguments()}")
-    options = '%llguidance {"no_forcing": true}' if not shape.can_force else "%llguidance {}"
-    return f"{options}\n{_frame(calls, shape, form)}{rules.text()}"
+            try:
+                calls.append(_call(tool, rules, shape, form))
+            except GrammarError as error:
+                impossible.append(error)
+    if impossible and not calls:
+        raise impossible[0]
+    for error in impossible:
+        _LOG.warning("%s: no call can fit it, so it is not offered to the model", error)
+    return f"{_options(shape)}\n{_frame(calls, shape, form)}{rules.text()}"
+
+
+def _options(shape: ReplyShape) -> str:
+    return "%llguidance {}" if shape.can_force else '%llguidance {"no_forcing": true}'
+
+
+def _call(tool: Tool, rules: Rules, shape: ReplyShape, form: CallFormat) -> str:
+    """A call of one tool, from its name to the end of its arguments."""
+    start = terminals.quoted(f'{tool.name}", "arguments": ')
+    trial = Rules()
+    compiler = SchemaCompiler(tool, trial, shape.order)
+    body = compiler.arguments()
+    notes, is_loose = compiler.notes, False
+    if compiler.is_risky or len(trial) > _SURELY_SMALL:
+        alone = f"{_options(shape)}\n{_frame([f'{start} {body}'], shape, form)}{trial.text()}"
+        if problem := _problem(alone) or _problem_in_use(alone, tool, form):
+            notes = [*notes, Note("", f"only names and kinds of arguments are in the grammar ({problem})")]
+            is_loose = True
+    for note in notes:
+        _LOG.warning("tool %r: %s: %s", tool.name, note.path or "parameters", note.text)
+    return f"{start} {SchemaCompiler(tool, rules, shape.order, is_loose=is_loose).arguments()}"
+
+
+def _problem_in_use(grammar: str, tool: Tool, form: CallFormat) -> str:
+    """What llguidance says against the first steps of a call, "" for nothing."""
+    matcher = llguidance.LLMatcher(byte_table(), grammar, log_level=0)
+    opening = f'{CALL_START}{form.after_start}{{"name": "{tool.name}", "arguments": {{'
+    matcher.consume_tokens(list(opening.encode()))
+    for step in range(_N_TRIED):
+        mask = matcher.compute_bitmask()
+        if problem := matcher.get_error():
+            return problem.splitlines()[0]
+        allowed = [byte for byte in range(32, 127) if mask[byte // 8] >> byte % 8 & 1]
+        if matcher.is_stopped() or not allowed:
+            return ""
+        matcher.consume_token(allowed[(7 * step) % len(allowed)])
+    return ""
 
 
 def _frame(calls: Sequence[str], shape: ReplyShape, form: CallFormat) -> str:
@@ -108,19 +161,14 @@ def check_grammar(grammar: str, tools: Sequence[Tool], shape: ReplyShape, form: 
     """Compile the grammar; where that fails, find whose fault it is.
 
     Raises:
-        GrammarError: names the tool, the place in its schema, and llguidance's reason.
+        GrammarError: names the tool and llguidance's reason.
     """
     problem = _problem(grammar)
     if not problem:
         return
     for tool in tools:
-        if _problem(reply_grammar([tool], shape, form)):
-            rules = Rules()
-            SchemaCompiler(tool, rules, shape.order).arguments()
-            for name, (owner, path) in rules.origins.items():
-                if owner and (reason := _problem(f"%llguidance {{}}\nstart: {name}\n{name}: {rules.body(name)}\n")):
-                    raise GrammarError(owner, path, reason)
-            raise GrammarError(tool.name, "", _problem(reply_grammar([tool], shape, form)))
+        if reason := _problem(reply_grammar([tool], shape, form)):
+            raise GrammarError(tool.name, "", reason)
     raise GrammarError(", ".join(tool.name for tool in tools), "", problem)
 
 

@@ -1,21 +1,18 @@
 """The smallest pieces of the grammar: JSON literals, numbers, and strings of a known shape, as Lark terminals.
 
-Every regular expression describes a string's content *as JSON text*, without its quotes.
+A regular expression between slashes describes a string's content *as JSON text*, without its quotes; what stands in a
+`%json` leaf describes its characters, and llguidance adds the escapes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import zoneinfo
-from collections.abc import Mapping
-from functools import lru_cache
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import llguidance
-
 from tinydispatch.formats import CALL_END, TURN_END
+from tinydispatch.string_formats import FORMATS
 
 # A reader cuts a call at these texts wherever they stand, so no string may hold them unescaped.
 _CUTTING = (CALL_END, TURN_END)
@@ -25,57 +22,52 @@ _ESCAPED = (
     r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
 CHARACTER = rf"({_ESCAPED}|[^\"\\\x00-\x1F])"
-_PLAIN = r"[^\"\\\x00-\x1F]"
+# A name is spelled as the writer spells it, so that no name has two spellings.
+_NAME_CHARACTER = r"(\\([\"\\bfnrt]|u00[01][0-9a-f])|[^\"\\\x00-\x1F])"
 
 INTEGER = "/-?(0|[1-9][0-9]{0,39})/"
 NUMBER = r"/-?(0|[1-9][0-9]{0,39})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?/"
-
-_YEAR = r"(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
-# Multiples of four, but of a hundred only those that are multiples of four hundred.
-_LEAP_YEAR = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
-_DATE = (
-    rf"({_YEAR}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
-    rf"|{_LEAP_YEAR}-02-29)"
-)
-_MINUTES = r"([01][0-9]|2[0-3]):[0-5][0-9]"
-# Wider than RFC 3339, which asks for seconds and an offset: tools mean a wall clock's 19:00, too.
-_TIME = rf"{_MINUTES}(:[0-5][0-9](\.[0-9]{{1,9}})?)?(Z|[+-]{_MINUTES})?"
-_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_MAIL = r"[^@\s<>,;:\"()\\\x00-\x1F]"
-
-FORMATS: Mapping[str, str] = MappingProxyType(
-    {
-        "date": _DATE,
-        "local-date-time": f"{_DATE}T{_MINUTES}",
-        "date-time": f"{_DATE}T{_TIME}",
-        "time": _TIME,
-        "currency": "[A-Z]{3}",
-        # The shape that `tools.py` checks, each part no longer than mail servers take, so that it ends.
-        "email": rf"{_MAIL}{{1,64}}@{_MAIL}{{1,190}}\.[^@\s<>,;:\".()\\\x00-\x1F]{{1,63}}",
-        "uri": r"[a-zA-Z][a-zA-Z0-9+.\-]*:[^\s\"\\<>\x00-\x1F]+",
-        "uuid": r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
-        "ipv4": rf"({_BYTE}\.){{3}}{_BYTE}",
-        "hostname": rf"{_LABEL}(\.{_LABEL})*",
-    }
-)
-TIME_ZONE = "iana-time-zone"
-
-# Beyond this many characters a counted repetition costs more than the check afterwards.
-_MAX_COUNTED = 1000
+# Numbers that Python and JavaScript write with an exponent, because they are small or large.
+TINY = r"[1-9](\.[0-9]{1,20})?e-(0[5-9]|[1-9][0-9])"
+HUGE = r"[1-9](\.[0-9]{1,20})?e\+(1[6-9]|[2-9][0-9])"
+NOT_NEGATIVE = rf"/(0|[1-9][0-9]{{0,39}})(\.[0-9]{{1,20}})?|{TINY}|{HUGE}/"
+POSITIVE = rf"/([1-9][0-9]{{0,39}}(\.[0-9]{{1,20}})?|0\.[0-9]{{1,20}}|{TINY}|{HUGE})/ & ~/0\.0+/"
 
 
-def literal(value: Any) -> str:
-    """A JSON value as a Lark string, spelled as the writer of calls spells it.
+def _without_texts(texts: Sequence[str]) -> str:
+    """An expression for all that holds none of the texts, each of which has its first character, `<`, only there."""
+
+    def after(endings: list[str]) -> str:
+        following: dict[str, list[str]] = {}
+        for ending in endings:
+            following.setdefault(ending[0], []).append(ending[1:])
+        others = "".join(re.escape(char) for char in following)
+        branches = [f"[^<{others}]"]
+        branches += [re.escape(char) + after(rest) for char, rest in following.items() if all(rest)]
+        return f"({'|'.join(branches)})?"
+
+    return f"([^<]|<{after([text[1:] for text in texts])})*"
+
+
+_SANE = f"^{_without_texts(_CUTTING)}$"
+
+
+def spelled(value: Any) -> str:
+    """A JSON value as the writer of calls spells it, none of the cutting texts in it.
 
     Raises:
-        ValueError: the value holds half of a surrogate pair, which no model can write.
+        ValueError: the value holds half of a surrogate pair, or a number that JSON lacks; no model can write them.
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     for cutting in _CUTTING:
         text = text.replace(cutting, "\\u003c" + cutting[1:])
     text.encode("utf-8")
-    return quoted(text)
+    return text
+
+
+def literal(value: Any) -> str:
+    """A JSON value as a Lark string, spelled as the writer of calls spells it."""
+    return quoted(spelled(value))
 
 
 def quoted(text: str) -> str:
@@ -83,44 +75,49 @@ def quoted(text: str) -> str:
     return json.dumps(text)
 
 
+def one_of(texts: Iterable[str]) -> str:
+    """Any of these texts, as one terminal: a single automaton, however many there are."""
+    return " | ".join(quoted(text) for text in texts)
+
+
 def not_containing(*texts: str) -> str:
     """Lark's exclusion of everything that holds one of the texts; to be intersected with something."""
     return " & ".join(f"~/(?s:.*){_escaped(text)}(?s:.*)/" for text in texts)
 
 
-def string(patterns: list[str], min_length: int = 0, max_length: int | None = None) -> str:
-    """A JSON string, quotes included, whose content fulfils all of the regular expressions.
-
-    With patterns given, content that needs an escape is left out: a pattern speaks of the characters, the grammar
-    sees their spelling.
-    """
-    character = _PLAIN if patterns else CHARACTER
-    parts = [f"/{character}{_repeat(min_length, max_length)}/", *(f"/{pattern}/" for pattern in patterns)]
-    return f'"\\"" ({" & ".join(parts)} & {not_containing(*_CUTTING)}) "\\""'
+def any_string() -> str:
+    """A JSON string, quotes included, of any content that cuts no call."""
+    return f'"\\"" (/{CHARACTER}*/ & {not_containing(*_CUTTING)}) "\\""'
 
 
-def _repeat(minimum: int, maximum: int | None) -> str:
-    if maximum is not None and maximum <= _MAX_COUNTED:
-        return f"{{{minimum},{maximum}}}"
-    return f"{{{minimum},}}" if 0 < minimum <= _MAX_COUNTED else "*"
+def name_other_than(names: Sequence[str]) -> str:
+    """A key, quotes included, that is none of the names."""
+    others = "" if not names else f" & ~({one_of(spelled(name)[1:-1] for name in names)})"
+    return f'"\\"" (/{_NAME_CHARACTER}*/ & {not_containing(*_CUTTING)}{others}) "\\""'
 
 
-def pattern_to_regex(pattern: str) -> str:
-    """A JSON schema's `pattern`, which may match anywhere, as an expression for the whole content."""
-    body = pattern
-    # Under a top-level "|" an anchor belongs to one branch only; such a pattern is left to the compiler to refuse.
-    starts = body.startswith("^")
-    ends = body.endswith("$") and (len(body) - len(body[:-1].rstrip("\\"))) % 2 == 1
-    body = body[starts : len(body) - ends]
-    if not (starts and ends and "|" not in body):
-        body = f"({body})"
-    return f"{'' if starts else '(?s:.*)'}{llguidance.regex_to_lark(body, 'dw')}{'' if ends else '(?s:.*)'}"
+def of_format(form: str) -> str:
+    """A JSON string of a known format, none of which needs an escape."""
+    return f'"\\"" /{_slashed(FORMATS[form])}/ "\\""'
 
 
-@lru_cache(maxsize=1)
-def time_zone_regex() -> str:
-    """Every time zone name that this machine knows."""
-    return "|".join(re.escape(name).replace("/", r"\/") for name in sorted(zoneinfo.available_timezones()))
+def string_leaf(patterns: Sequence[str], least: int = 0, most: int | None = None) -> str:
+    """A `%json` leaf for strings that match all of the patterns and have that many characters."""
+    leaf: dict[str, Any] = {"type": "string", "allOf": [{"pattern": pattern} for pattern in (*patterns, _SANE)]}
+    if least:
+        leaf["minLength"] = least
+    if most is not None:
+        leaf["maxLength"] = most
+    return json_leaf(leaf)
+
+
+def json_leaf(schema: Mapping[str, Any]) -> str:
+    """A rule's body: llguidance's own compilation of a small schema."""
+    return "%json " + json.dumps(schema)
+
+
+def _slashed(regex: str) -> str:
+    return re.sub(r"(?<!\\)/", r"\/", regex)
 
 
 def _escaped(text: str) -> str:

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import referencing
-from jsonschema.validators import Draft202012Validator
-
 from tinydispatch.formats import json_decoder
 from tinydispatch.layers.conditions import RESERVED, Condition, ConditionError, parse_condition
 from tinydispatch.layers.references import CALL_ID, BadReferenceError, Path, Reference, references_in
@@ -227,18 +224,17 @@ class _Check:
         return schema if isinstance(schema, Mapping) else {}
 
     def _violations(self, index: int, tool: Tool, arguments: Mapping[str, Any], unknown: Mapping[Path, bool]) -> None:
-        validator = Draft202012Validator(dict(tool.parameters), registry=referencing.Registry())
-        for error in validator.iter_errors(dict(arguments)):
-            path = tuple(error.absolute_path)
+        for error in tool.schema.violations(dict(arguments)):
+            path = error.place
             # Of what a reference will bring, at most the type is known.
-            if any(path[: len(place)] == place and not (known and error.validator == "type")
+            if any(path[: len(place)] == place and not (known and error.keyword == "type")
                    for place, known in unknown.items()):  # fmt: skip
                 continue
             self._problem(_place(index, path), error.message)
         if self.problems:
             return
         for violation in tool.violations(arguments):
-            path = tuple(int(part) if part.isdigit() else part for part in violation.path.split(".") if part)
+            path = violation.place
             if not any(path[: len(place)] == place for place in unknown):
                 self._problem(_place(index, path), violation.message)
 
