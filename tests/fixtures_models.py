@@ -105,7 +105,7 @@ def make_tiny_llama(directory: Path, tokenizer: PreTrainedTokenizerFast | None =
         "max_position_embeddings": 1024,
         "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
         "tie_word_embeddings": True,
-        "initializer_range": 0.2,
+        "initializer_range": 0.15,
     }
     return _save_random(LlamaForCausalLM(LlamaConfig(**(settings | changes))), directory, tokenizer)
 
@@ -122,7 +122,7 @@ def make_tiny_qwen2(directory: Path, **changes: object) -> Path:
         "max_position_embeddings": 1024,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
         "tie_word_embeddings": True,
-        "initializer_range": 0.3,
+        "initializer_range": 0.15,
     }
     return _save_random(Qwen2ForCausalLM(Qwen2Config(**(settings | changes))), directory)
 

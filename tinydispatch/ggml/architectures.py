@@ -339,6 +339,8 @@ _SIZES = {
     "n_positions": Number("context_length", 1 << 30),
 }
 _LAYER_NORM = _SIZES | {"epsilon": Number("attention.layer_norm_epsilon", 1, float)}
+# export/architectures/opt.py scales the residual stream by up to 1,024, and with it the epsilon by its square.
+_SCALED_LAYER_NORM = _SIZES | {"epsilon": Number("attention.layer_norm_epsilon", 1 << 20, float)}
 _ROTARY = _SIZES | {
     "n_key_heads": Number("attention.head_count_kv", 1 << 16, default=lambda known: known["n_heads"]),
     "head_width": Number(
@@ -362,7 +364,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Architecture(
             "gemma3", _ROTARY, partial(_plain, more_norms=_GEMMA3_NORMS, has_head_norms=True), is_native=False
         ),
-        Architecture("gpt2", _LAYER_NORM, _gpt2, rotation=Rotation.NONE, is_rms=False, is_native=False),
+        Architecture("gpt2", _SCALED_LAYER_NORM, _gpt2, rotation=Rotation.NONE, is_rms=False, is_native=False),
         Architecture("opt", _LAYER_NORM, _opt, rotation=Rotation.NONE, is_rms=False, is_stock=False),
     )
 }
