@@ -15,6 +15,7 @@ from export.errors import ExportError, UnsupportedTokenizerError
 from tinydispatch import formats
 from tinydispatch.ggml import pre_tokenizers
 
+
 class TokenType(IntEnum):
     """`tokenizer.ggml.token_type`: control tokens arise from special parsing only, user-defined ones from any text."""
 
