@@ -24,8 +24,8 @@ from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 from tinydispatch.ggml.runtime import Logits
 
-# Largest allowed differences from transformers, as a share of the largest logit where that is over 1: floats are as
-# exact as they are large. Of smaller formats the export's own verification judges.
+# Largest allowed differences from transformers, as a share of the largest logit where that is over 1: a float is as
+# inexact as it is large. Of smaller formats the export's own verification judges.
 _LIMITS = {bindings.GGML_TYPE_F32: 1e-4, bindings.GGML_TYPE_F16: 2e-2}
 # Batches of other sizes add in another order: 32-bit weights and cache agree to rounding, 16-bit ones to theirs.
 _STEP_LIMITS = {bindings.GGML_TYPE_F32: 1e-4}

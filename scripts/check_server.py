@@ -42,11 +42,15 @@ class Continuation:
 
 @dataclass(frozen=True)
 class ServerCheck:
-    """One prompt: how many tokens agree from the start, and how far the two logits lie apart where they stop to."""
+    """One prompt: how many tokens agree from the start, and how far the two logits lie apart where they stop to.
+
+    `largest` is the largest logit there, whatever its sign, or 1: as far as that, floats are off.
+    """
 
     n_prompt: int
     n_equal: int
     margin: float | None
+    largest: float = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'prompt tokens':>14}{'equal':>8}  where they part")
     ties = wrong = 0
     for item in found:
-        is_tie = item.margin is not None and item.margin <= 2 * limit  # both logits may be off
+        is_tie = item.margin is not None and item.margin <= 2 * limit * item.largest  # both logits may be off
         ties += is_tie
         wrong += item.margin is not None and not is_tie
         where = "nowhere" if item.margin is None else f"{item.margin:.2g} apart{', a tie' if is_tie else ''}"
@@ -107,7 +111,7 @@ def check(server: LlamaServer, prompt: str, expected: Continuation, end: int | N
     """Let the server continue a prompt.
 
     Args:
-        end: the token at which it stops, and which it does not report.
+        end: the token at which it stops, whether it reports that one or not.
 
     Raises:
         ValueError: it answers an error, or reads the prompt as other tokens.
@@ -124,11 +128,14 @@ def check(server: LlamaServer, prompt: str, expected: Continuation, end: int | N
         raise ValueError(f"the server answers {str(answer)[:300]}")
     if answer["tokens_evaluated"] != expected.n_prompt:
         raise ValueError(f"the server reads {prompt[:60]!r} as {answer['tokens_evaluated']} tokens")
-    written = [*answer["tokens"], end] if len(answer["tokens"]) < len(expected.tokens) else answer["tokens"]
+    written = answer["tokens"]
+    if len(written) < len(expected.tokens) and end not in written[-1:]:
+        written = [*written, end]
     for index, token in enumerate(written):
         if token != expected.tokens[index]:
             row = expected.logits[index]
-            return ServerCheck(expected.n_prompt, index, float(row[expected.tokens[index]] - row[token]))
+            margin = float(row[expected.tokens[index]] - row[token])
+            return ServerCheck(expected.n_prompt, index, margin, max(1.0, float(row.abs().max())))
     return ServerCheck(expected.n_prompt, len(written), None)
 
 

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AddedToken,
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -38,8 +39,13 @@ CORPUS = (
 )
 
 
-def make_tiny_tokenizer(vocab_size: int = 400, *, is_smollm: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with qwen2's or SmolLM2's splitting, our special tokens and our chat template."""
+def make_tiny_tokenizer(
+    vocab_size: int = 400, *, is_smollm: bool = False, has_markers: bool = True
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with qwen2's or SmolLM2's splitting, our special tokens and our chat template.
+
+    Without markers only the control tokens are there, and what surrounds a call is spelled like any text.
+    """
     tokenizer = Tokenizer(models.BPE())
     first = (
         pre_tokenizers.Digits(individual_digits=True)
@@ -56,7 +62,11 @@ def make_tiny_tokenizer(vocab_size: int = 400, *, is_smollm: bool = False) -> Pr
     )
     tokenizer.train_from_iterator(CORPUS * 3, trainer)
     tokenizer.add_tokens(
-        [AddedToken(token, special=token in _CONTROL, normalized=False) for token in formats.SPECIAL_TOKENS]
+        [
+            AddedToken(token, special=token in _CONTROL, normalized=False)
+            for token in formats.SPECIAL_TOKENS
+            if has_markers or token in _CONTROL
+        ]
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=formats.TURN_END, pad_token=formats.DOCUMENT_END
@@ -105,7 +115,7 @@ def make_tiny_llama(directory: Path, tokenizer: PreTrainedTokenizerFast | None =
         "max_position_embeddings": 1024,
         "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
         "tie_word_embeddings": True,
-        "initializer_range": 0.2,
+        "initializer_range": 0.15,
     }
     return _save_random(LlamaForCausalLM(LlamaConfig(**(settings | changes))), directory, tokenizer)
 
@@ -122,7 +132,7 @@ def make_tiny_qwen2(directory: Path, **changes: object) -> Path:
         "max_position_embeddings": 1024,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
         "tie_word_embeddings": True,
-        "initializer_range": 0.3,
+        "initializer_range": 0.15,
     }
     return _save_random(Qwen2ForCausalLM(Qwen2Config(**(settings | changes))), directory)
 
@@ -174,7 +184,7 @@ def make_tiny_qwen35(directory: Path, n_value_heads: int) -> Path:
 def teach_reply(directory: Path, prompt: str, reply: str, *, max_steps: int = 300) -> None:
     """Overfit a checkpoint until greedy decoding answers `prompt` with `reply` and the end of turn."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-    model = Qwen3ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     reply_ids = tokenizer(reply + formats.TURN_END, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([prompt_ids + reply_ids])

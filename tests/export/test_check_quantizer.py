@@ -18,7 +18,7 @@ from export.vocabulary import read_vocabulary
 from scripts import check_quantizer
 from scripts.check_quantizer import QuantizerError, compare_with_llama, main
 from tests.fixtures_gguf import tiny_export
-from tests.fixtures_models import make_tiny_qwen3
+from tests.fixtures_models import make_tiny_llama, make_tiny_qwen3
 from tests.fixtures_opt import make_tiny_opt, post_norm_export
 from tinydispatch.ggml.header import read_header
 from training.random_checkpoint import make_checkpoint
@@ -33,6 +33,9 @@ _WIDE_OPT = {"hidden_size": 256, "ffn_dim": 512, "num_hidden_layers": 9}
 def _make(kind: str, folder: Path) -> Path:
     if kind == "qwen3":
         return make_tiny_qwen3(folder, hidden_size=256, intermediate_size=512, num_hidden_layers=9)
+    if kind == "llama":  # SmolLM2's widths: rows of 576 do not divide into blocks of 256, those of 1,536 do
+        sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+        return make_tiny_llama(folder, num_hidden_layers=9, **sizes)
     if kind == "qwen35":
         make_checkpoint("tiny-qwen3.5", folder)
         return folder
@@ -42,7 +45,7 @@ def _make(kind: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(_LIBRARY is None, reason="TINYDISPATCH_QUANTIZER names no libllama.so with llama_model_quantize")
-@pytest.mark.parametrize("kind", ["qwen3", "qwen35", "gpt2", "opt"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen35", "gpt2", "opt"])
 def test_quantized_files_are_llama_cpps(kind: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(_make(kind, tmp_path / "checkpoint"))
     tokenizer = load_tokenizer(checkpoint.path)

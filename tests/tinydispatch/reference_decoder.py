@@ -1,4 +1,4 @@
-"""The forward pass of Llama, Qwen and OPT in numpy and 64 bits, on a GGUF file's numbers: what native code has to compute."""
+"""The forward pass of Llama, Qwen and OPT in numpy and 64 bits, on a GGUF file's numbers: what native code computes."""
 
 from __future__ import annotations
 

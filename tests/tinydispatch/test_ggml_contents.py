@@ -8,7 +8,8 @@ import pytest
 
 from export.config import OptGraph
 from scripts.gguf_parts import take_apart, u64
-from tests.fixtures_gguf import tiny_export
+from tests.fixtures_gguf import tiny_export, tiny_llama_export
+from tests.fixtures_native import NATIVE_FILES
 from tests.fixtures_opt import post_norm_export, pre_norm_export
 from tinydispatch.ggml.contents import check_contents
 from tinydispatch.ggml.header import GgufError, GgufHeader, TensorInfo, read_header
@@ -16,6 +17,8 @@ from tinydispatch.ggml.open import open_model
 
 _FILES: dict[str, Callable[[], Path]] = {
     "qwen3": lambda: tiny_export().files[0].path,
+    "llama": lambda: tiny_llama_export().files[0].path,
+    "qwen2": NATIVE_FILES["qwen2"],
     "gpt2": lambda: pre_norm_export(OptGraph.GPT2).files[0].path,
 }
 
@@ -42,8 +45,33 @@ def test_vectors_that_are_no_32_bit_floats_and_matrices_of_whole_numbers_are_ref
                 check_contents(replace(header, tensors=tuple(tensors)))
 
 
+def test_heads_that_contradict_the_matrices_are_refused() -> None:
+    header = read_header(_FILES["qwen2"]())
+    fewer = replace(header, metadata={**header.metadata, "qwen2.attention.head_count": 2})
+    with pytest.raises(GgufError, match=r"'blk\.0\.attn_q\.weight' has the shape \(64, 64\) instead of \(64, 32\)"):
+        check_contents(fewer)
+
+
+def test_a_mixture_of_experts_is_left_to_llama_cpp() -> None:
+    header = read_header(_FILES["llama"]())
+    less = tuple(tensor for tensor in header.tensors if "ffn_gate" not in tensor.name)
+    with pytest.raises(GgufError, match="ffn_gate"):
+        check_contents(replace(header, tensors=less))
+    metadata = {**header.metadata, "llama.expert_count": 8, "llama.expert_used_count": 2}
+    check_contents(replace(header, tensors=less, metadata=metadata))
+
+
 def test_a_hybrids_tensors_depend_on_the_layers_kind() -> None:
-    metadata = {"general.architecture": "qwen35", "qwen35.block_count": 2, "qwen35.full_attention_interval": 2}
+    numbers = {
+        "block_count": 2,
+        "full_attention_interval": 2,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "attention.head_count": 4,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+    }
+    metadata = {"general.architecture": "qwen35"} | {f"qwen35.{key}": value for key, value in numbers.items()}
     names = ["token_embd.weight", "output_norm.weight"]
     for layer, kind in enumerate(("linear", "full")):
         for part in ("attn_norm", "post_attention_norm", "ffn_gate", "ffn_up", "ffn_down"):
@@ -54,7 +82,8 @@ def test_a_hybrids_tensors_depend_on_the_layers_kind() -> None:
         }
         names += [f"blk.{layer}.{part}.weight" for part in own[kind]]
     names += ["blk.0.ssm_a", "blk.0.ssm_dt.bias"]
-    tensors = tuple(TensorInfo(name, (32,), 0, 0, 128) for name in names)
+    ends = {"token_embd.weight": (32, 0)}
+    tensors = tuple(TensorInfo(name, ends.get(name, (32,)), 0, 0, 128) for name in names)
     whole = GgufHeader(Path("x.gguf"), 3, metadata, tensors, 0)
     check_contents(whole)
     for tensor in tensors:

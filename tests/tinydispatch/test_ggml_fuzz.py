@@ -16,7 +16,7 @@ from scripts import fuzz_gguf
 from scripts.fuzz_gguf import Fate
 from scripts.gguf_damage import Kind, damage
 from scripts.gguf_parts import Parts, take_apart
-from tests.fixtures_gguf import tiny_export
+from tests.fixtures_gguf import tiny_export, tiny_llama_export
 from tests.fixtures_opt import post_norm_export, pre_norm_export
 
 _N_FILES = int(os.environ.get("FUZZ_FILES", "200"))
@@ -24,6 +24,7 @@ _FILES: dict[str, Callable[[], Path]] = {
     "opt": lambda: post_norm_export().files[2].path,
     "gpt2": lambda: pre_norm_export(OptGraph.GPT2).files[2].path,
     "qwen3": lambda: tiny_export().files[1].path,
+    "llama": lambda: tiny_llama_export().files[4].path,
 }
 
 

@@ -7,7 +7,7 @@ import gguf
 import pytest
 
 from export.config import OptGraph
-from tests.fixtures_gguf import tiny_export
+from tests.fixtures_gguf import tiny_export, tiny_llama_export
 from tests.fixtures_opt import pre_norm_export
 from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.ggml.numbers import check_numbers
@@ -20,7 +20,7 @@ from tinydispatch.ggml.numbers import check_numbers
         ("block_count", 513),
         ("embedding_length", 0),
         ("attention.head_count", 0),
-        ("attention.head_count_kv", 3),
+        ("attention.head_count_kv", 5),
         ("attention.key_length", 31),
         ("attention.value_length", 64),
         ("rope.dimension_count", 16),
@@ -34,10 +34,12 @@ from tinydispatch.ggml.numbers import check_numbers
     ],
 )
 def test_numbers_on_which_llama_cpp_would_abort_are_refused_by_name(key: str, value: object) -> None:
-    header = read_header(tiny_export().files[0].path)
-    damaged = replace(header, metadata={**header.metadata, f"qwen3.{key}": value})
-    with pytest.raises(GgufError, match=r"'qwen3\.[a-z_.]+' is .*impossible or contradicts"):
-        check_numbers(damaged)
+    for report in (tiny_export(), tiny_llama_export()):
+        header = read_header(report.files[0].path)
+        architecture = header.architecture
+        damaged = replace(header, metadata={**header.metadata, f"{architecture}.{key}": value})
+        with pytest.raises(GgufError, match=rf"'{architecture}\.[a-z_.]+' is .*impossible or contradicts"):
+            check_numbers(damaged)
 
 
 def test_heads_of_width_one_are_refused() -> None:

@@ -163,7 +163,7 @@ def _with(header: GgufHeader, changes: Mapping[str, object]) -> GgufHeader:
         (lambda h: _edited(h, "project_in.weight", shape=(32, 63)), r"'project_in.weight' has the shape \(32, 63\)"),
         (lambda h: _edited(h, "blk.0.attn_q.weight", type_id=20), "has the ggml type 20, not supported here"),
         (lambda h: _edited(h, "blk.0.attn_q.bias", type_id=1), "'blk.0.attn_q.bias' has the ggml type 1"),
-        (lambda h: _edited(h, "blk.2.attn_k.bias", name="surprise"), "1 tensors that no OPT graph reads: surprise"),
+        (lambda h: _edited(h, "blk.2.attn_k.bias", name="surprise"), "1 tensors that no opt graph reads: surprise"),
         (lambda h: _with(h, {"opt.block_count": 1 << 40}), "'opt.block_count' must be a whole number"),
         (lambda h: _with(h, {"opt.block_count": 4}), "'blk.3.attn_q.weight' is missing"),
         (lambda h: _with(h, {"opt.attention.head_count": 5}), "a width of 64 cannot be shared by 5"),
@@ -195,6 +195,8 @@ def test_a_file_that_shrank_after_its_check_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_architecture_is_no_opt() -> None:
+    with pytest.raises(GgufError, match="its architecture is 'qwen3', and this graph is OPT's"):
+        OptModel(tiny_export().files[0].path, 32)
     header = read_header(tiny_export().files[0].path)
-    with pytest.raises(GgufError, match=r"'opt\.block_count' must be"):
-        read_shape(header)
+    with pytest.raises(GgufError, match="its architecture 'mamba' is none of llama, qwen2,"):
+        read_shape(replace(header, metadata={**header.metadata, "general.architecture": "mamba"}))

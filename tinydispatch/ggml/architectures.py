@@ -137,7 +137,7 @@ class Shape:
 
 
 def read_numbers(header: GgufHeader, architecture: Architecture) -> Shape:
-    """A file's numbers, each by itself and against the others; tensors are not looked at, but for the embedding's width.
+    """A file's numbers, each by itself and against the others; of the tensors only the embedding's width is read.
 
     Raises:
         GgufError: one is missing, impossible or contradicts the others; the message names it.
@@ -256,10 +256,8 @@ def _ends(shape: Shape) -> Iterator[TensorRule]:
         yield _vector("output_norm.weight", shape.width)
 
 
-def _plain(
-    shape: Shape, biases: Sequence[str] = (), more_norms: Sequence[str] = (), *, has_head_norms: bool = False
-) -> Iterator[TensorRule]:
-    """Norm, attention, norm, gated feed-forward network; `biases` are of matrices, `more_norms` of the stream's width."""
+def _plain(shape: Shape, biases: Sequence[str] = (), *, has_head_norms: bool = False) -> Iterator[TensorRule]:
+    """Norm, attention, norm, gated feed-forward network; `biases` names the matrices that have one."""
     yield from _ends(shape)
     queries, keys = shape.n_heads * shape.head_width, shape.n_key_heads * shape.head_width
     for layer in range(shape.n_layers):
@@ -276,7 +274,7 @@ def _plain(
             yield _matrix(f"{prefix}{name}.weight", n_in, n_out)
             if name in biases:
                 yield _vector(f"{prefix}{name}.bias", n_out)
-        for name in (*PRE_NORMS, *more_norms):
+        for name in PRE_NORMS:
             yield _vector(f"{prefix}{name}.weight", shape.width)
         for name in ("attn_q_norm", "attn_k_norm") if has_head_norms else ():
             yield _vector(f"{prefix}{name}.weight", shape.head_width)
@@ -339,17 +337,16 @@ _SIZES = {
     "n_positions": Number("context_length", 1 << 30),
 }
 _LAYER_NORM = _SIZES | {"epsilon": Number("attention.layer_norm_epsilon", 1, float)}
+# export/architectures/opt.py scales the residual stream by up to 1,024, and with it the epsilon by its square.
+_SCALED_LAYER_NORM = _SIZES | {"epsilon": Number("attention.layer_norm_epsilon", 1 << 20, float)}
 _ROTARY = _SIZES | {
     "n_key_heads": Number("attention.head_count_kv", 1 << 16, default=lambda known: known["n_heads"]),
-    "head_width": Number(
-        "attention.key_length", 1 << 16, default=lambda known: known["width"] // known["n_heads"]
-    ),
+    "head_width": Number("attention.key_length", 1 << 16, default=lambda known: known["width"] // known["n_heads"]),
     "epsilon": Number("attention.layer_norm_rms_epsilon", 1, float),
     "rope_base": Number("rope.freq_base", 1 << 40, float, default=lambda _: 10_000.0),
 }
 _INTERVAL = {"full_attention_interval": Number("full_attention_interval", 512, default=lambda _: 4)}
 _QWEN2_BIASES = ("attn_q", "attn_k", "attn_v")
-_GEMMA3_NORMS = ("post_attention_norm", "post_ffw_norm")
 
 # By the name that a file gives its architecture.
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -359,10 +356,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Architecture("qwen2", _ROTARY, partial(_plain, biases=_QWEN2_BIASES)),
         Architecture("qwen3", _ROTARY, partial(_plain, has_head_norms=True)),
         Architecture("qwen35", _ROTARY | _INTERVAL, _qwen35, rotation=Rotation.PART, is_native=False),
-        Architecture(
-            "gemma3", _ROTARY, partial(_plain, more_norms=_GEMMA3_NORMS, has_head_norms=True), is_native=False
-        ),
-        Architecture("gpt2", _LAYER_NORM, _gpt2, rotation=Rotation.NONE, is_rms=False, is_native=False),
+        Architecture("gpt2", _SCALED_LAYER_NORM, _gpt2, rotation=Rotation.NONE, is_rms=False, is_native=False),
         Architecture("opt", _LAYER_NORM, _opt, rotation=Rotation.NONE, is_rms=False, is_stock=False),
     )
 }

@@ -5,10 +5,9 @@ llama.cpp would notice too, in its own words and after reading the file; of ids 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from tinydispatch.ggml.architectures import ARCHITECTURES, read_numbers
+from tinydispatch.ggml.architectures import ARCHITECTURES, TensorRule, read_numbers
 from tinydispatch.ggml.bindings import GGML_TYPE_F32, GGML_TYPE_I32, GGML_TYPE_I64
 from tinydispatch.ggml.header import GgufError, GgufHeader
 
@@ -19,17 +18,31 @@ _WHOLE_NUMBERS = (24, 25, GGML_TYPE_I32, GGML_TYPE_I64)
 
 
 def check_contents(header: GgufHeader) -> None:
-    """Refuse a file whose vocabulary and weights do not belong together, or that lacks some.
+    """Refuse a file whose vocabulary, numbers and weights do not belong together, or that lacks some.
 
     Raises:
         GgufError: the message names the tensor or key.
     """
-    names = {tensor.name for tensor in header.tensors}
-    for name in _required(header):
-        if name not in names:
-            raise GgufError(header.path, f"the tensor {name!r} is missing")
+    rules = _rules(header)
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    for rule in rules:
+        if rule.name not in tensors and not rule.is_optional:
+            raise GgufError(header.path, f"the tensor {rule.name!r} is missing")
     _check_types(header)
     check_vocabulary(header)
+    for rule in rules:
+        tensor = tensors.get(rule.name)
+        # Without tokens the vocabulary's size is not known; llama.cpp says that there are none.
+        if tensor is not None and rule.shape is not None and 0 not in rule.shape and tensor.shape != rule.shape:
+            raise GgufError(header.path, f"tensor {rule.name!r} has the shape {tensor.shape} instead of {rule.shape}")
+
+
+def _rules(header: GgufHeader) -> tuple[TensorRule, ...]:
+    """The weights of the architectures in our table; of others, and of mixtures of experts, llama.cpp knows."""
+    architecture = ARCHITECTURES.get(header.architecture)
+    if architecture is None or header.metadata.get(f"{header.architecture}.expert_count"):
+        return ()
+    return tuple(read_numbers(header, architecture).rules())
 
 
 def check_vocabulary(header: GgufHeader) -> None:
@@ -78,10 +91,3 @@ def _check_tokenizer(header: GgufHeader, tokens: frozenset[Any]) -> None:
     missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in tokens]
     if model == _SENTENCEPIECE and missing:  # a character that is no token is spelled in these, or ends the process
         raise GgufError(header.path, f"'tokenizer.ggml.tokens' lacks the token of a byte, '<0x{missing[0]:02X}>'")
-
-
-def _required(header: GgufHeader) -> Iterator[str]:
-    """The weights of the architectures in our table; of others, and of mixtures of experts, llama.cpp knows."""
-    architecture = ARCHITECTURES.get(header.architecture)
-    if architecture is not None and not header.metadata.get(f"{header.architecture}.expert_count"):
-        yield from (rule.name for rule in read_numbers(header, architecture).rules() if not rule.is_optional)

@@ -46,6 +46,8 @@ class OptModel(RawModel):
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         self._shape = read_shape(self.header)
+        if self._shape.architecture.is_stock:
+            raise GgufError(self.path, f"its architecture is {self.header.architecture!r}, and this graph is OPT's")
         check_vocabulary(self.header)
         # llama.cpp loads a tokenizer only under an architecture that it knows.
         vocabulary = self._open_vocabulary(self._shape.n_vocab, "gpt2")

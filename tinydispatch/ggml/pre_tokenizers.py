@@ -1,4 +1,4 @@
-"""How byte-level BPE tokenizers split text before they merge: llama.cpp's names, and the same steps in `tokenizer.json`.
+"""How byte-level BPE tokenizers split text before they merge: llama.cpp's names and `tokenizer.json`'s steps.
 
 llama.cpp picks its splitting code by name, so a name stands for exactly the steps behind it.
 """
