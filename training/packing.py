@@ -116,7 +116,8 @@ def check_tree(model: PreTrainedModel, autocast: torch.dtype | None = None) -> T
     Args:
         autocast: the number format of the matrix products in training, where it is not that of the weights.
     """
-    rows = _probe_rows(min(model.get_input_embeddings().num_embeddings, 1_000))
+    vocabulary = min(model.get_input_embeddings().num_embeddings, 1_000)
+    rows = _probe_rows(vocabulary)
     tree = _without_labels(tree_batch(rows))
     logits = _logits(model, tree, autocast)
     alone = [_logits(model, _without_labels(tree_batch([row])), autocast) for row in rows]
@@ -128,7 +129,7 @@ def check_tree(model: PreTrainedModel, autocast: torch.dtype | None = None) -> T
 
     def moved(changed: slice, seen: slice) -> float:
         ids_1T = tree["input_ids"].clone()
-        ids_1T[0, changed] = ids_1T[0, changed] // 2 + 1
+        ids_1T[0, changed] = (ids_1T[0, changed] + 1) % vocabulary
         after = _logits(model, tree | {"input_ids": ids_1T}, autocast)
         return float((after[seen] - logits[seen]).abs().max()) / spread
 
