@@ -86,9 +86,9 @@ def _tolerance(model: PreTrainedModel, autocast: torch.dtype | None) -> float:
 
 @dataclass(frozen=True)
 class TreeCheck:
-    """How a model treats a small tree of three rows; logits relative to their standard deviation.
+    """How a model treats a small tree of three rows; states after the last layer, relative to their standard deviation.
 
-    `contamination`: how far a row's logits move when its siblings' own tokens change; nothing but 0 is right.
+    `contamination`: how far a row's states move when its siblings' own tokens change; nothing but 0 is right.
     `influence`: how far they move when a shared token changes; 0 says that the branches do not see their beginning.
     `difference`: from the same row alone. `gradient_difference`: of the gradient at the embedding through two layers,
     from the sum of the rows' gradients, relative to its largest entry. Rounding is all that is right of these.
@@ -116,27 +116,28 @@ def check_tree(model: PreTrainedModel, autocast: torch.dtype | None = None) -> T
     Args:
         autocast: the number format of the matrix products in training, where it is not that of the weights.
     """
-    rows = _probe_rows(min(model.get_input_embeddings().num_embeddings, 1_000))
+    vocabulary = min(model.get_input_embeddings().num_embeddings, 1_000)
+    rows = _probe_rows(vocabulary)
     tree = _without_labels(tree_batch(rows))
-    logits = _logits(model, tree, autocast)
-    alone = [_logits(model, _without_labels(tree_batch([row])), autocast) for row in rows]
+    states = _states(model, tree, autocast)
+    alone = [_states(model, _without_labels(tree_batch([row])), autocast) for row in rows]
     nodes, ends = tree_nodes(rows), tree["cu_seq_lens_q"].tolist()
     leaves = [number for number, node in enumerate(nodes) if (node.labels != IGNORED).any()]
     own = [slice(ends[leaf], ends[leaf + 1]) for leaf in leaves]
     parts = [row[nodes[leaf].start :] for row, leaf in zip(alone, leaves, strict=True)]
     spread = float(torch.cat(alone).std()) or 1.0
 
-    def moved(changed: slice, seen: slice) -> float:
+    def moved(changed: slice, *seen: slice) -> list[float]:
         ids_1T = tree["input_ids"].clone()
-        ids_1T[0, changed] = ids_1T[0, changed] // 2 + 1
-        after = _logits(model, tree | {"input_ids": ids_1T}, autocast)
-        return float((after[seen] - logits[seen]).abs().max()) / spread
+        ids_1T[0, changed] = (ids_1T[0, changed] + 1) % vocabulary
+        after = _states(model, tree | {"input_ids": ids_1T}, autocast)
+        return [float((after[place] - states[place]).abs().max()) / spread for place in seen]
 
     return TreeCheck(
-        contamination=max(moved(own[0], own[1]), moved(own[1], own[2]), moved(own[2], own[0])),
-        influence=min(moved(slice(0, 1), part) for part in own),
+        contamination=max(moved(own[0], own[1], own[2]) + moved(own[2], own[0], own[1])),
+        influence=min(moved(slice(0, 1), *own)),
         difference=max(
-            float((logits[place] - part).abs().max()) / spread for place, part in zip(own, parts, strict=True)
+            float((states[place] - part).abs().max()) / spread for place, part in zip(own, parts, strict=True)
         ),
         gradient_difference=_gradient_difference(model, rows, autocast),
         tolerance=_tolerance(model, autocast),
@@ -214,15 +215,28 @@ def _on(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 def _logits(model: PreTrainedModel, inputs: Mapping[str, Any], autocast: torch.dtype | None) -> torch.Tensor:
     """Logits (T, vocabulary) of one packed row."""
+    logits: torch.Tensor = _computed(model, model, inputs, autocast).logits
+    return logits[0].float().cpu()
+
+
+def _states(model: PreTrainedModel, inputs: Mapping[str, Any], autocast: torch.dtype | None) -> torch.Tensor:
+    """States (T, width) after the last layer; the head, which looks at one token at a time, is left out."""
+    states: torch.Tensor = _computed(model, model.get_decoder(), inputs, autocast).last_hidden_state
+    return states[0].float().cpu()
+
+
+def _computed(
+    model: PreTrainedModel, part: torch.nn.Module, inputs: Mapping[str, Any], autocast: torch.dtype | None
+) -> Any:
+    """A part's outputs, without dropout and gradient."""
     device = model.get_input_embeddings().weight.device
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            logits: torch.Tensor = model(**_on(inputs, device), use_cache=False).logits
+            return part(**_on(inputs, device), use_cache=False)
     finally:
         model.train(was_training)
-    return logits[0].float().cpu()
 
 
 def make_tree_packable(model: PreTrainedModel, autocast: torch.dtype | None = None) -> None:
@@ -240,7 +254,7 @@ def make_tree_packable(model: PreTrainedModel, autocast: torch.dtype | None = No
     try:
         check = check_tree(model, autocast)
         reason = (
-            f"a sibling moves a row's logits by {check.contamination:.2g} of their spread, its beginning by "
+            f"a sibling moves a row's states by {check.contamination:.2g} of their spread, its beginning by "
             f"{check.influence:.2g}; from the row alone they differ by {check.difference:.2g}, the gradient by "
             f"{check.gradient_difference:.2g}"
         )

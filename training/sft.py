@@ -242,6 +242,11 @@ def _packed_or_padded(run: RunConfig, model: PreTrainedModel, dataset: Dataset) 
     """
     packing = choose_packing(run, dataset)
     if packing is Packing.OFF:
+        if run.training.packing is Packing.TREE:
+            logger.warning(
+                "training.packing is 'tree', but a batch is one conversation, which shares nothing; set "
+                "training.per_device_batch_size to 16 or more"
+            )
         return _with_packing(run, packing)
     # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
     if torch.cuda.is_available() and not is_sharded():

@@ -289,12 +289,6 @@ def test_a_gradient_that_does_not_reach_the_beginning_is_noticed(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss is right then; only the comparison of gradients can tell."""
-    enter = attention._Workspace.enter
-
-    def cut(self: Any, node: Any) -> None:
-        self._key, self._value = self._key.detach(), self._value.detach()
-        enter(self, node)
-
     backward = attention._InBlocks.backward
 
     def without_ancestors(ctx: Any, grad: torch.Tensor) -> Any:
