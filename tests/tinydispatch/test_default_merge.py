@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from export.config import ExportConfig
+from export.export import export_gguf
 from tests.fixtures_default import (
     FEED_FORWARD,
     MATRICES,
@@ -24,6 +27,7 @@ from tests.fixtures_default import (
     write_adapter,
     write_base,
 )
+from tests.fixtures_gguf import tiny_llama_export
 from tinydispatch import formats
 from tinydispatch.default.merge import AdapterError, Pair, add_product, merge
 from tinydispatch.default.safetensors import SafetensorsError, read_safetensors, safetensors_bytes
@@ -32,6 +36,7 @@ from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.ggml.mixtures import Quantization
 from tinydispatch.ggml.open import open_model
 
+_TARGETS = [name.split(".")[1] for name in MATRICES]
 IDS = [5, 90, 17, 200, 41, 66, 12, 3, 250, 9]
 
 
@@ -73,7 +78,7 @@ def _transformers_model() -> LlamaForCausalLM:
 
 def test_a_merged_file_computes_what_peft_computes(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base.gguf", bindings.GGML_TYPE_F32)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=[name.split(".")[1] for name in MATRICES])
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=_TARGETS)
     adapted = get_peft_model(_transformers_model(), config)
     adapted.save_pretrained(tmp_path / "empty")
     weights = write_adapter(tmp_path / "adapter") / "adapter_model.safetensors"
@@ -257,3 +262,34 @@ def test_a_cut_or_altered_safetensors_file_is_never_read_as_another(tmp_path: Pa
             read_safetensors(path)
     with pytest.raises(SafetensorsError, match="absent: cannot be read"):
         read_safetensors(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("form", [Quantization.F32, Quantization.Q8_0, Quantization.Q4_K_M])
+def test_a_merged_file_is_what_the_exporter_writes_of_the_merged_checkpoint(tmp_path: Path, form: Quantization) -> None:
+    """Same tensors, order, types and tokenizer; bytes differ only where the last bit of a sum rounds otherwise."""
+    exported = tiny_llama_export()
+    base = next(file.path for file in exported.files if file.quantization is Quantization.F32)
+    model = get_peft_model(
+        LlamaForCausalLM.from_pretrained(exported.checkpoint, dtype=torch.float32),
+        LoraConfig(
+            r=4, lora_alpha=8, target_modules=[name.split(".")[1] for name in MATRICES], init_lora_weights=False
+        ),
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(exported.checkpoint / name, tmp_path / "merged")
+    config = ExportConfig(quantizations=(form,))
+    expected = export_gguf(tmp_path / "merged", tmp_path / "gguf", "tiny", config).files[0].path
+    _merge(base, tmp_path / "adapter/adapter_model.safetensors", tmp_path / "ours.gguf", form)
+    ours, theirs = read_header(tmp_path / "ours.gguf"), read_header(expected)
+    assert [(tensor.name, tensor.shape, tensor.type_id) for tensor in ours.tensors] == [
+        (tensor.name, tensor.shape, tensor.type_id) for tensor in theirs.tensors
+    ]
+    differing = {key for key, value in theirs.metadata.items() if ours.metadata.get(key) != value}
+    assert differing == set()
+    data = [np.frombuffer(header.path.read_bytes()[header.data_offset :], dtype=np.uint8) for header in (ours, theirs)]
+    if form is Quantization.F32:
+        np.testing.assert_allclose(data[0].view(np.float32), data[1].view(np.float32), atol=1e-6)
+    else:
+        assert float(np.mean(data[0] != data[1])) < 0.001
