@@ -253,7 +253,9 @@ def _counter_mark(count_tokens: CountTokens | None) -> object:
 
 def _inputs(config: DataConfig) -> list[Path]:
     folders = [source.path for source in config.sources if not isinstance(source, SynthSource)]
-    mappings = [file for each in config.sources if isinstance(each, IntentsSource) for file in mapping_files(each.mapping)]
+    mappings = [
+        file for each in config.sources if isinstance(each, IntentsSource) for file in mapping_files(each.mapping)
+    ]
     return mappings + [file for folder in folders if folder is not None for file in data_files(folder)]
 
 

@@ -171,10 +171,7 @@ class _Mixer:
             rest = frozenset(name for name in rest if _verb(name) not in twins)
         if not rest:
             return
-        without = [
-            replace(r, calls=(), reply=cannot(r.language, rng), kind=Kind.NONE)
-            for r in chosen
-        ]
+        without = [replace(r, calls=(), reply=cannot(r.language, rng), kind=Kind.NONE) for r in chosen]
         yield from self._with_list(rng, rest, without, label)
 
     def _conversation(self, request: Request, tools: tuple[Tool, ...], today: dt.date, label: str) -> Conversation:

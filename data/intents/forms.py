@@ -1,7 +1,8 @@
-"""The forms that labelled intent data come in: each row becomes an `Utterance`, or is rejected under a name.
+"""The forms that labelled intent data come in: each row becomes an `Utterance`.
 
 A row whose labels do not fit its text (a span that is shifted, or overlaps another) is an error of the file: it names
-file and line and is raised before anything else is done. What a row merely lacks is counted.
+file and line and is raised before anything else is done. Rows of parts that are not
+asked for are read as well, and set aside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from data.rejected import Rejected, RejectReason, sample_of
+from data.rejected import RejectReason
 from data.sources.files import DataFileError, iter_rows
 
 
@@ -33,7 +34,8 @@ class Span:
 class Utterance:
     """One labelled sentence. `row_id` finds it again; rows with one `group` stay on one side of a split.
 
-    `call`, where the data name the call themselves (thingpedia), is its tool and arguments.
+    `call`, where the data name the call themselves (thingpedia), is its tool and arguments. `set_aside` says why a row
+    is not to be used, whatever the mapping says.
     """
 
     row_id: str
@@ -43,6 +45,7 @@ class Utterance:
     language: str = "en"
     group: str = ""
     call: tuple[str, Mapping[str, Any]] | None = field(default=None, compare=False)
+    set_aside: tuple[RejectReason, str] | None = None
 
     def said(self, span: Span) -> str:
         """The span's words."""
@@ -57,7 +60,7 @@ class ReadSettings:
     language: str
 
 
-def read_utterances(form: str, path: Path, settings: ReadSettings) -> list[Utterance | Rejected]:
+def read_utterances(form: str, path: Path, settings: ReadSettings) -> list[Utterance]:
     """Every row of a file, or of all files of a folder, in order.
 
     Raises:
@@ -102,7 +105,9 @@ def checked(utterance: Utterance, place: str) -> Utterance:
         if not words.strip():
             raise DataFileError(f"{place}: slot '{span.slot}' spans nothing but spaces")
         if span.start < end:
-            raise DataFileError(f"{place}: slot '{span.slot}' ({words!r}) overlaps the one before it; a word has one label")
+            raise DataFileError(
+                f"{place}: slot '{span.slot}' ({words!r}) overlaps the one before it; a word has one label"
+            )
         end = span.end
     utterance = replace(utterance, spans=tuple(_trimmed(span, utterance.text) for span in spans))
     for span in utterance.spans:
@@ -147,7 +152,9 @@ def parse_annotated(annotated: str, place: str) -> tuple[str, tuple[Span, ...]]:
         text, done = text + found[2], found.end()
     text += annotated[done:]
     if "[" in text or "]" in text:
-        raise DataFileError(f"{place}: a bracket without its other half in {annotated!r:.80}; a label is [slot : value]")
+        raise DataFileError(
+            f"{place}: a bracket without its other half in {annotated!r:.80}; a label is [slot : value]"
+        )
     return text, tuple(spans)
 
 
@@ -174,34 +181,36 @@ def _short(place: str) -> str:
     return place.rsplit("/", 1)[-1]
 
 
-def _massive(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _massive(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     for place, row in _rows(file, ("id", "locale", "partition", "intent", "utt", "annot_utt")):
-        if row["partition"] not in settings.parts:
-            yield Rejected(RejectReason.OTHER_PART, f"of the part '{row['partition']}'", _short(place), sample_of(row["utt"]))
-            continue
         text, spans = parse_annotated(_text(row["annot_utt"], "annot_utt", place), place)
         if text != row["utt"]:
-            raise DataFileError(f"{place}: 'annot_utt' without its labels is {text!r:.80}, and 'utt' {row['utt']!r:.80}")
+            raise DataFileError(
+                f"{place}: 'annot_utt' without its labels is {text!r:.80}, and 'utt' {row['utt']!r:.80}"
+            )
         language = _text(row["locale"], "locale", place)[:2].lower()
         # A sentence and its translations are one dialogue: what is learnt of one must not be asked in the other.
-        yield checked(Utterance(_short(place), text, row["intent"], spans, language, f"massive-{row['id']}"), place)
+        utterance = Utterance(_short(place), text, row["intent"], spans, language, f"massive-{row['id']}")
+        yield _of_part(checked(utterance, place), row["partition"], settings)
 
 
-def _hwu64(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _hwu64(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     for place, row in _rows(file, ("intent", "annotation", "text", "text_as_typed", "massive_partition")):
         row_id = _short(place)
-        if {"test", "dev"} & set(row["massive_partition"] or ()):
-            detail = f"stands in MASSIVE's {', '.join(row['massive_partition'])}"
-            yield Rejected(RejectReason.MEASURED_ELSEWHERE, detail, row_id, sample_of(row["text"]))
-            continue
         text, spans = parse_annotated(_text(row["annotation"], "annotation", place), place)
         if text != row["text"]:
-            raise DataFileError(f"{place}: 'annotation' without its labels is {text!r:.80}, and 'text' {row['text']!r:.80}")
+            raise DataFileError(
+                f"{place}: 'annotation' without its labels is {text!r:.80}, and 'text' {row['text']!r:.80}"
+            )
         typed = re.sub(r"\[\w+ : ([^\]]*)\]", r"\1", str(row["text_as_typed"])).strip()
         found = _found_again(spans, text, typed)
         if found is not None and not set("[]") & set(typed):
             text, spans = typed, found
-        yield checked(Utterance(row_id, text, row["intent"], spans, settings.language, f"hwu64-{text.casefold()}"), place)
+        utterance = Utterance(row_id, text, row["intent"], spans, settings.language, f"hwu64-{text.casefold()}")
+        if {"test", "dev"} & set(row["massive_partition"] or ()):
+            detail = f"stands in MASSIVE's {', '.join(row['massive_partition'])}"
+            utterance = replace(utterance, set_aside=(RejectReason.MEASURED_ELSEWHERE, detail))
+        yield checked(utterance, place)
 
 
 def _found_again(spans: Sequence[Span], text: str, other: str) -> tuple[Span, ...] | None:
@@ -220,7 +229,7 @@ def _found_again(spans: Sequence[Span], text: str, other: str) -> tuple[Span, ..
     return tuple(found)
 
 
-def _clinc150(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _clinc150(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     if file.suffix == ".json":
         tree = _json_object(file)
         rows = [(f"{file}[{part}][{i}]", part, pair) for part, pairs in tree.items() for i, pair in enumerate(pairs)]
@@ -234,11 +243,16 @@ def _clinc150(file: Path, settings: ReadSettings) -> Iterator[Utterance | Reject
         yield _clinc_row(place, row["split"], row["text"], row["intent"], settings)
 
 
-def _clinc_row(place: str, part: str, text: Any, intent: str, settings: ReadSettings) -> Utterance | Rejected:
-    if part not in settings.parts:
-        return Rejected(RejectReason.OTHER_PART, f"of the part '{part}'", _short(place), sample_of(text))
+def _clinc_row(place: str, part: str, text: Any, intent: str, settings: ReadSettings) -> Utterance:
     text = _text(text, "text", place)
-    return Utterance(_short(place), text, intent, (), settings.language, f"clinc150-{text.casefold()}")
+    utterance = Utterance(_short(place), text, intent, (), settings.language, f"clinc150-{text.casefold()}")
+    return _of_part(utterance, part, settings)
+
+
+def _of_part(utterance: Utterance, part: str, settings: ReadSettings) -> Utterance:
+    if part in settings.parts:
+        return utterance
+    return replace(utterance, set_aside=(RejectReason.OTHER_PART, f"of the part '{part}'"))
 
 
 def _json_object(file: Path) -> dict[str, Any]:
@@ -254,7 +268,7 @@ def _json_object(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _snips(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _snips(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     """SNIPS' own files ({intent: [{"data": [{"text", "entity"}]}]}), or flat rows."""
     if file.suffix != ".json":
         yield from _flat(file, settings)
@@ -271,10 +285,30 @@ def _snips(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]
                     begin = len(text) + len(words) - len(words.lstrip())
                     spans.append(Span(chunk["entity"], begin, begin + len(words.strip())))
                 text += words
-            yield checked(Utterance(_short(place), text, intent, tuple(spans), settings.language), place)
+            text, mended = _mended(
+                text.rstrip(), [replace(span, end=min(span.end, len(text.rstrip()))) for span in spans]
+            )
+            yield checked(Utterance(_short(place), text, intent, mended, settings.language), place)
 
 
-def _flat(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _mended(text: str, spans: Sequence[Span]) -> tuple[str, tuple[Span, ...]]:
+    """UTF-8 that was read as Latin-1 ("NoctÃ¡mbulo"), as it was written; anything else as it is."""
+    if not re.search(r"[\u00c2-\u00f4][\u0080-\u00bf]", text):
+        return text, tuple(spans)
+    try:
+        return text.encode("latin-1").decode("utf-8"), tuple(
+            replace(
+                span,
+                start=len(text[: span.start].encode("latin-1").decode("utf-8")),
+                end=len(text[: span.end].encode("latin-1").decode("utf-8")),
+            )
+            for span in spans
+        )
+    except UnicodeError:
+        return text, tuple(spans)
+
+
+def _flat(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     """{"intent", "text", "slots": [{"name", "value", "start", "end"}]}, a line each."""
     for place, row in _rows(file, ("intent", "text", "slots")):
         text = _text(row["text"], "text", place)
@@ -291,7 +325,8 @@ def _flat(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
                     f"{slot['value']!r}; {hint}"
                 )
             spans.append(Span(slot["name"], slot["start"], slot["end"]))
-        yield checked(Utterance(_short(place), text, row["intent"], tuple(spans), settings.language), place)
+        text, mended = _mended(text.rstrip(), [replace(span, end=min(span.end, len(text.rstrip()))) for span in spans])
+        yield checked(Utterance(_short(place), text, row["intent"], mended, settings.language), place)
 
 
 # --- Rasa -------------------------------------------------------------------------------------------------------------
@@ -299,7 +334,7 @@ def _flat(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
 _ENTITY = re.compile(r"\[(?P<words>[^\]]+)\](?:\((?P<short>[^)]+)\)|(?P<long>\{[^}]*\}))")
 
 
-def _rasa(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _rasa(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     """`nlu:` with intents and their examples, as `rasa train` reads it; synonyms give entities their values."""
     if file.suffix not in (".yml", ".yaml"):
         yield from _flat(file, settings)
@@ -392,21 +427,27 @@ def _rasa_entity(found: re.Match[str], place: str) -> tuple[str, Any]:
 # --- thingpedia -------------------------------------------------------------------------------------------------------
 
 
-def _thingpedia(file: Path, settings: ReadSettings) -> Iterator[Utterance | Rejected]:
+def _thingpedia(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
     if file.stem == "tools":
         return
     for place, row in _rows(file, ("text", "kind", "compound")):
         call = row.get("call")
-        if call is None or row["compound"] or row["kind"] != "command":
-            detail = "two calls" if row["compound"] else "a trigger" if row["kind"] != "command" else "filters or several calls"
-            yield Rejected(RejectReason.NOT_ONE_CALL, detail, _short(place), sample_of(row["text"]))
-            continue
         text = _text(row["text"], "text", place)
-        call = (call["name"], call["arguments"])
-        yield Utterance(_short(place), text, call[0], (), settings.language, f"thingpedia-{text}", call)
+        utterance = Utterance(_short(place), text, "", (), settings.language, f"thingpedia-{text}")
+        if call is None or row["compound"] or row["kind"] != "command":
+            detail = (
+                "two calls"
+                if row["compound"]
+                else "a trigger"
+                if row["kind"] != "command"
+                else "filters or several calls"
+            )
+            yield replace(utterance, set_aside=(RejectReason.NOT_ONE_CALL, detail))
+            continue
+        yield replace(utterance, intent=call["name"], call=(call["name"], call["arguments"]))
 
 
-_FORMS: Mapping[str, Callable[[Path, ReadSettings], Iterator[Utterance | Rejected]]] = {
+_FORMS: Mapping[str, Callable[[Path, ReadSettings], Iterator[Utterance]]] = {
     "massive": _massive,
     "snips": _snips,
     "hwu64": _hwu64,

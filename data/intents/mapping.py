@@ -105,11 +105,12 @@ class CallRule:
 
 @dataclass(frozen=True)
 class IntentRule:
-    """What becomes of an intent: calls, a reply without a call, or nothing (`skip` says why)."""
+    """What becomes of an intent: calls, a reply (one of `replies`, or that no tool serves), or nothing (`skip`: why)."""
 
     line: int
     calls: tuple[CallRule, ...] = ()
     is_reply: bool = False
+    replies: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     says: Pattern = field(default_factory=dict)
     skip: str = ""
@@ -203,7 +204,11 @@ class _Place:
         return place
 
     def error(self, message: str) -> DataFileError:
-        return DataFileError(f"{self.path}:{self.line}: key '{self.key}': {message}" if self.key else f"{self.path}:{self.line}: {message}")
+        return DataFileError(
+            f"{self.path}:{self.line}: key '{self.key}': {message}"
+            if self.key
+            else f"{self.path}:{self.line}: {message}"
+        )
 
     def check_keys(self, value: Any, known: Collection[str]) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
@@ -233,7 +238,20 @@ def _guess(name: str, known: Iterable[str]) -> str:
 
 
 _KEYS = frozenset(
-    {"form", "based_on", "language", "parts", "licence", "tools", "groups", "intents", "no_call_share", "omit", "placeholders", "tools_file"}
+    {
+        "form",
+        "based_on",
+        "language",
+        "parts",
+        "licence",
+        "tools",
+        "groups",
+        "intents",
+        "no_call_share",
+        "omit",
+        "placeholders",
+        "tools_file",
+    }
 )
 
 
@@ -253,7 +271,9 @@ def load_mapping(name: str | Path, *, default_tools: Sequence[Tool] | None = Non
         # The file adds intents and replaces them; everything else that it leaves out is the other one's.
         base_place, base = _read(mapping_path(path.parent / f"{tree['based_on']}.yaml"))
         if "based_on" in base:
-            raise base_place.at("based_on").error(f"{path} is based on this file, so this one may not be based on a third")
+            raise base_place.at("based_on").error(
+                f"{path} is based on this file, so this one may not be based on a third"
+            )
         intents_places.insert(0, (base_place, base))
         tree = {**base, **{key: value for key, value in tree.items() if key != "based_on"}}
     form = tree.get("form")
@@ -355,13 +375,13 @@ def _intent(place: _Place, value: Any, tools: Mapping[str, Tool], groups: Sequen
         return IntentRule(place.line, skip=place.at("skip").text(value["skip"]))
     if isinstance(value, Mapping) and "reply" in value:
         place.check_keys(value, {"reply", "beside", "says"})
-        if value["reply"] != "none":
-            raise place.at("reply").error(f"{value['reply']!r}: only 'none' (no tool serves) is known")
+        replies = () if value["reply"] == "none" else place.at("reply").names(value["reply"])
         beside = place.at("beside").names(value["beside"]) if "beside" in value else ()
         for name in beside:
             if name not in (known := [group.name for group in groups]):
                 raise place.at("beside").error(f"'{name}' is no group of tools; {_guess(name, known)}")
-        return IntentRule(place.line, is_reply=True, beside=beside, says=_pattern(place.at("says"), value.get("says")))
+        says = _pattern(place.at("says"), value.get("says"))
+        return IntentRule(place.line, is_reply=True, replies=replies, beside=beside, says=says)
     if isinstance(value, list):
         return IntentRule(place.line, tuple(_call_rule(place.at(i), rule, tools) for i, rule in enumerate(value)))
     return IntentRule(place.line, (_call_rule(place, value, tools),))
@@ -460,7 +480,9 @@ def _values(place: _Place, value: Any, schema: Mapping[str, Any]) -> Mapping[str
         raise place.error(f"expected the values with what people say for them, not {value!r:.60}")
     for target, words in value.items():
         if "enum" in schema and target not in schema["enum"]:
-            raise place.at(str(target)).error(f"is none of the argument's values; {_guess(str(target), schema['enum'])}")
+            raise place.at(str(target)).error(
+                f"is none of the argument's values; {_guess(str(target), schema['enum'])}"
+            )
         for word in place.at(str(target)).names(words):
             said[word.casefold()] = target
     return said
@@ -478,7 +500,9 @@ def _pattern(place: _Place, value: Any, groups: int | None = None) -> Pattern:
             raise here.error(f"'{language}' is no language here; one of {', '.join(LANGUAGES)}")
         try:
             # Slots are written {slot}, as the text shows them.
-            found[language] = re.compile(re.sub(r"\{([a-z_.|]+)\}", r"\\{(?:\1)\\}", here.text(text)), re.IGNORECASE)
+            found[language] = re.compile(
+                re.sub(r"\{([A-Za-z][\w.|-]*)\}", r"\\{(?:\1)\\}", here.text(text)), re.IGNORECASE
+            )
         except re.error as error:
             raise here.error(f"{text!r} is no regular expression: {error}") from error
         if groups is not None and found[language].groups != groups:
@@ -539,7 +563,9 @@ def load_thingpedia_tools(path: Path) -> tuple[ToolGroup, ...]:
             row = json.loads(line)
             tools[row["name"]] = Tool(row["name"], row["description"] or "", _tidy(row["parameters"]))
     except OSError as error:
-        raise DataFileError(f"{path}: cannot be read: {error.strerror}; it holds the schemas, beside the rows") from error
+        raise DataFileError(
+            f"{path}: cannot be read: {error.strerror}; it holds the schemas, beside the rows"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataFileError(f"{path}:{number}: no tool with name, description and parameters: {error}") from error
     groups: list[list[Tool]] = [[]]
@@ -547,7 +573,9 @@ def load_thingpedia_tools(path: Path) -> tuple[ToolGroup, ...]:
         if len(groups[-1]) >= 12 and name.rsplit(".", 1)[0] != groups[-1][-1].name.rsplit(".", 1)[0]:
             groups.append([])
         groups[-1].append(tools[name])
-    return tuple(ToolGroup(f"services_{i}", "services of many kinds", tuple(group)) for i, group in enumerate(groups) if group)
+    return tuple(
+        ToolGroup(f"services_{i}", "services of many kinds", tuple(group)) for i, group in enumerate(groups) if group
+    )
 
 
 # Thingpedia's own type names, as a reader would say them.

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from babel import Locale
 from babel.dates import get_day_names, get_month_names
-from text_to_num import alpha2digit 
+from text_to_num import alpha2digit
 
 from data.rejected import RejectReason
 
@@ -273,7 +273,9 @@ _RIGHT: Mapping[str, str] = {
 
 def with_neighbours(text: str, start: int, end: int, language: str) -> tuple[int, int]:
     """The span with the words beside it that change its meaning: "next [saturday]", "in [two hours]"."""
-    if found := re.search(rf"(?:\b(?:{_LEFT[language]})\s+)+$", text[:start], re.IGNORECASE):
+    # "let her in [on may 5th]": a label that brings its own preposition takes no other.
+    is_whole = re.match(r"(?:on|at|the)\b", text[start:end], re.IGNORECASE) is not None
+    if not is_whole and (found := re.search(rf"(?:\b(?:{_LEFT[language]})\s+)+$", text[:start], re.IGNORECASE)):
         start = found.start()
     if found := re.match(rf"(?:\s+(?:{_RIGHT[language]})\b\.?)+", text[end:], re.IGNORECASE):
         end += found.end()
@@ -284,7 +286,10 @@ def with_neighbours(text: str, start: int, end: int, language: str) -> tuple[int
 def _names(language: str) -> Rules:
     """Days of the week and months, by CLDR, as substitutions."""
     rules = []
-    for widths, getter, mark in ((("wide", "abbreviated"), get_day_names, "wd"), (("wide", "abbreviated"), get_month_names, "m")):
+    for widths, getter, mark in (
+        (("wide", "abbreviated"), get_day_names, "wd"),
+        (("wide", "abbreviated"), get_month_names, "m"),
+    ):
         for width in widths:
             if width == "abbreviated" and language in ("fr", "es"):
                 continue  # "mar" is Tuesday and March
@@ -353,7 +358,9 @@ def days(said: str, language: str) -> Days:
         which, index = found[1], int(found[2])
         if which == "next" and language != "en":
             raise NotUnderstood(_NOT_A_DAY, f"'{said}' means this week's or the next one's")
-        rule = {"next": f"=next_week_start+{index}", "last": f"=last {_WEEKDAYS[index]}"}.get(which or "", f"={_WEEKDAYS[index]}")
+        rule = {"next": f"=next_week_start+{index}", "last": f"=last {_WEEKDAYS[index]}"}.get(
+            which or "", f"={_WEEKDAYS[index]}"
+        )
         return Days(rule, rule, found["part"] or "")
     if found := re.fullmatch(r"(this|next|last) (week|month|year)", text):
         which, unit = found.groups()
@@ -367,7 +374,11 @@ def days(said: str, language: str) -> Days:
         return Days(rule, rule, found["part"] or "")
     if found := re.fullmatch(r"(?:wd\d )?(?:the |le |el |den )?#(\d{1,2})(?: of| de| du)?(?: this month)?", text):
         return _day_of_month(said, int(found[1]))
-    if language in ("fr", "es") and (found := re.fullmatch(r"(?:wd\d )?(?:(?:le|el) )?(\d{1,2})(?: (?:du|de) this month)?", text)) and re.match(r"\s*(?:le|el)\b", said, re.IGNORECASE):
+    if (
+        language in ("fr", "es")
+        and (found := re.fullmatch(r"(?:wd\d )?(?:(?:le|el) )?(\d{1,2})(?: (?:du|de) this month)?", text))
+        and re.match(r"\s*(?:le|el)\b", said, re.IGNORECASE)
+    ):
         return _day_of_month(said, int(found[1]))
     return _dated(said, text)
 
@@ -381,7 +392,11 @@ def _day_of_month(said: str, day: int) -> Days:
 def _dated(said: str, text: str) -> Days:
     """A day and a month, with a year or without."""
     link = r"(?: of| de| du| the)*"
-    for pattern in (rf"(?:wd\d )?(?:the )?#?(?P<d>\d{{1,2}}){link} m(?P<m>\d+)(?:{link} (?P<y>\d{{4}}))?", r"(?:wd\d )?m(?P<m>\d+)(?: the)? #?(?P<d>\d{1,2})(?:(?: of)? #?(?P<y>\d{4}))?", r"(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)"):
+    for pattern in (
+        rf"(?:wd\d )?(?:the )?#?(?P<d>\d{{1,2}}){link} m(?P<m>\d+)(?:{link} (?P<y>\d{{4}}))?",
+        r"(?:wd\d )?m(?P<m>\d+)(?: the)? #?(?P<d>\d{1,2})(?:(?: of)? #?(?P<y>\d{4}))?",
+        r"(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)",
+    ):
         if found := re.fullmatch(pattern, text):
             month, day = int(found["m"]), int(found["d"])
             if not (1 <= month <= 12 and 1 <= day <= (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]):
@@ -410,9 +425,11 @@ def clock(said: str, language: str, part: str = "") -> Clock:
     Raises:
         NotUnderstood: needs the present time, or is no one time.
     """
-    text = _common(said, language)
+    text = re.sub(r"^(?:from|ab|von|depuis|des|desde) ", "", _common(said, language))
     if re.fullmatch(r"(?:in |after )?(?:\d+ (?:second|minute|hour)(?: (?:and )?(?=\d))?)+(?: from now)?", text):
-        raise NotUnderstood(RejectReason.PRESENT_TIME_NEEDED, f"'{said}' counts from the present time, which no prompt states")
+        raise NotUnderstood(
+            RejectReason.PRESENT_TIME_NEEDED, f"'{said}' counts from the present time, which no prompt states"
+        )
     if text in ("noon", "midnight"):
         return Clock(12 if text == "noon" else 0, 0, True)
     half = r"(?: (?P<half>am|pm|morning|noon|afternoon|evening|night))?"
@@ -448,7 +465,7 @@ def _settled(said: str, hour: int, minute: int, half: str, *, is_24: bool) -> Cl
 
 
 def part_of_day(said: str, language: str) -> tuple[str, bool]:
-    """"this evening" → ("evening", True: today's); ("", False) where the words are no part of a day."""
+    """ "this evening" → ("evening", True: today's); ("", False) where the words are no part of a day."""
     text = _common(said, language)
     found = re.fullmatch(r"(today )?(morning|noon|afternoon|evening|night|midnight)(?: this)?", text)
     if found is None:
@@ -476,18 +493,27 @@ def duration(said: str, language: str) -> int:
     return round(sum(float(count) * _SECONDS[unit] for count, unit in found))
 
 
+# "a dollar"; "a" is a preposition in French and Spanish.
+_ONE: Mapping[str, frozenset[str]] = {
+    "en": frozenset({"a", "an"}),
+    "de": frozenset({"ein", "eine", "einen", "einem", "einer"}),
+    "fr": frozenset({"un", "une"}),
+    "es": frozenset({"un", "una"}),
+}
+
+
 def number(said: str, language: str) -> int | float:
-    """"twenty-five" → 25, "3.5" → 3.5, "fifty percent" → 50.
+    """ "twenty-five" → 25, "3.5" → 3.5, "fifty percent" → 50.
 
     Raises:
         NotUnderstood: it is no one number.
     """
     text = alpha2digit(said.casefold().strip(), language, threshold=0)
     text = re.sub(r"\s*(?:%|percent|per cent|prozent|pour cent|por ciento|por 100|pour 100)$", "", text)
-    text = re.sub(r"^(?:by|to|um|auf|de|à|a|al?)\s+", "", text)
+    text = re.sub(r"^(?:by|to|um|auf|de|à|an?|al?)\s+(?=\d)", "", text)
     text = re.sub(r"(?<=\d),(?=\d\d\d\b)", "", text) if language == "en" else text.replace(",", ".")
     if not re.fullmatch(r"-?\d+(?:\.\d+)?", text):
-        if text in ("a", "an", "ein", "eine", "einen", "un", "une", "una"):
+        if text in _ONE[language]:
             return 1
         raise NotUnderstood(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no number")
     return float(text) if "." in text else int(text)
@@ -499,7 +525,7 @@ def holds_number(text: str, language: str) -> bool:
 
 
 def repetition(said: str, language: str) -> tuple[str, Days | None]:
-    """"every day" → ("daily", None); "every friday" → ("weekly", Friday).
+    """ "every day" → ("daily", None); "every friday" → ("weekly", Friday).
 
     Raises:
         NotUnderstood: another rhythm, or none.
@@ -556,7 +582,11 @@ def _currencies(language: str) -> Mapping[str, str]:
 
 def _currency_name(name: str) -> str:
     plain = re.sub(r"[.']", " ", _unaccented(name.casefold()).replace("'s", ""))
-    plain = re.sub(r"^(?:(?:the|a|an|one|der|die|das|den|dem|ein|eine|einen|le|la|les|un|une|el|los|las|una|uno|en|in|zu) |l )+", "", plain.strip() + " ").strip()
+    plain = re.sub(
+        r"^(?:(?:the|a|an|one|der|die|das|den|dem|ein|eine|einen|le|la|les|un|une|el|los|las|una|uno|en|in|zu) |l )+",
+        "",
+        plain.strip() + " ",
+    ).strip()
     return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in plain.split())
 
 
@@ -653,7 +683,7 @@ _DOT = {"en": " dot ", "de": " punkt ", "fr": " point ", "es": " punto "}
 
 
 def email(said: str, language: str) -> str:
-    """"jo at kew dot org" → "jo@kew.org".
+    """ "jo at kew dot org" → "jo@kew.org".
 
     Raises:
         NotUnderstood: something of it is missing.

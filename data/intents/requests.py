@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from data.catalogue.mixing import cannot
 from data.catalogue.reader import DateRuleError, Domain, Kind, Request, resolve
 from data.intents import normalize
 from data.intents.forms import Span, Utterance
-from data.intents.mapping import ArgumentRule, As, CallRule, IntentMapping, Pattern, ToolGroup
+from data.intents.mapping import ArgumentRule, As, CallRule, IntentMapping, IntentRule, Pattern, ToolGroup
 from data.intents.normalize import Clock, Days, NotUnderstood
 from data.rejected import Rejected, RejectReason, sample_of
 from tinydispatch.tools import Message, Role, Tool, ToolCall
@@ -34,9 +34,9 @@ class Mapped:
     utterance: Utterance
 
 
-def map_all(rows: Iterable[Utterance | Rejected], mapping: IntentMapping) -> list[Mapped | Rejected]:
+def map_all(rows: Iterable[Utterance], mapping: IntentMapping) -> list[Mapped | Rejected]:
     """What becomes of each row, in order; requests without a call beyond the mapping's share are rejected."""
-    found = [row if isinstance(row, Rejected) else map_utterance(row, mapping) for row in rows]
+    found = [map_utterance(row, mapping) for row in rows]
     calls = sum(isinstance(each, Mapped) and bool(each.request.calls) for each in found)
     room = round(calls * mapping.no_call_share)
     without = [i for i, each in enumerate(found) if isinstance(each, Mapped) and not each.request.calls]
@@ -45,7 +45,9 @@ def map_all(rows: Iterable[Utterance | Rejected], mapping: IntentMapping) -> lis
     for i in without[room:]:
         each = found[i]
         assert isinstance(each, Mapped)
-        found[i] = _rejected(each.utterance, RejectReason.NO_CALL_SURPLUS, f"more than {mapping.no_call_share:.0%} of the calls")
+        found[i] = _rejected(
+            each.utterance, RejectReason.NO_CALL_SURPLUS, f"more than {mapping.no_call_share:.0%} of the calls"
+        )
     return found
 
 
@@ -59,11 +61,17 @@ def domains_of(mapped: Sequence[Mapped], groups: Sequence[ToolGroup]) -> list[Do
     by_group: dict[str, list[Request]] = {group.name: [] for group in groups}
     for each in mapped:
         by_group[each.group].append(each.request)
-    return [Domain(group.name, group.about, group.tools, tuple(by_group[group.name])) for group in groups if by_group[group.name]]
+    return [
+        Domain(group.name, group.about, group.tools, tuple(by_group[group.name]))
+        for group in groups
+        if by_group[group.name]
+    ]
 
 
 def map_utterance(utterance: Utterance, mapping: IntentMapping) -> Mapped | Rejected:
     """One row by its mapping."""
+    if utterance.set_aside is not None:
+        return _rejected(utterance, *utterance.set_aside)
     try:
         if utterance.call is not None:
             return _given_call(utterance, mapping)
@@ -86,7 +94,7 @@ def _by_rule(utterance: Utterance, mapping: IntentMapping) -> Mapped:
     if rule.is_reply:
         if not _holds(rule.says, template, utterance.language, True):
             raise NotUnderstood(RejectReason.INTENT_LEFT_OUT, "worded as if a tool served it")
-        return _without_call(utterance, mapping, rule.beside)
+        return _without_call(utterance, mapping, rule)
     slots = {span.slot for span in utterance.spans}
     for call in rule.calls:
         is_fit = (
@@ -116,13 +124,14 @@ def _template(utterance: Utterance) -> tuple[str, list[tuple[int, int]]]:
     return text + utterance.text[done:], places
 
 
-def _without_call(utterance: Utterance, mapping: IntentMapping, beside: Sequence[str]) -> Mapped:
-    rng = random.Random(f"{utterance.text}")
-    groups = [group for group in mapping.groups if not beside or group.name in beside]
+def _without_call(utterance: Utterance, mapping: IntentMapping, rule: IntentRule) -> Mapped:
+    rng = random.Random(utterance.text)
+    groups = [group for group in mapping.groups if not rule.beside or group.name in rule.beside]
     group = rng.choice(groups)
     # A tool that might serve it must not stand beside it.
     shuns = frozenset(tool.name for each in mapping.groups if each not in groups for tool in each.tools)
-    request = _request(utterance, mapping, group, (), cannot(utterance.language, rng), Kind.NONE)
+    reply = rng.choice(rule.replies) if rule.replies else cannot(utterance.language, rng)
+    request = _request(utterance, mapping, group, (), reply, Kind.NONE)
     return Mapped(replace(request, shuns=shuns), group.name, {}, utterance)
 
 
@@ -144,7 +153,7 @@ def _request(
 
 
 def _called(utterance: Utterance, mapping: IntentMapping, call: CallRule) -> Mapped:
-    reading = _Reading(utterance)
+    reading = _Reading(utterance, has_repetition=any(rule.how is As.REPETITION for rule in call.arguments))
     arguments = {}
     for rule in call.arguments:
         value = reading.value_of(rule)
@@ -157,7 +166,9 @@ def _called(utterance: Utterance, mapping: IntentMapping, call: CallRule) -> Map
         raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, f"one of {', '.join(sorted(call.needs_one_of))}")
     if unused := [span for span in reading.unused() if span.slot not in call.ignore]:
         span = unused[0]
-        raise NotUnderstood(RejectReason.SLOT_WITHOUT_ARGUMENT, f"{span.slot} '{utterance.said(span)}' for {call.tool.name}")
+        raise NotUnderstood(
+            RejectReason.SLOT_WITHOUT_ARGUMENT, f"{span.slot} '{utterance.said(span)}' for {call.tool.name}"
+        )
     if normalize.holds_number(reading.rest(), utterance.language):
         raise NotUnderstood(RejectReason.WORDS_UNLABELLED, "a number that is not labelled")
     _require_fit(call.tool, arguments)
@@ -189,7 +200,7 @@ _JOINTS = re.compile(
     re.IGNORECASE,
 )
 _ARTICLES = re.compile(
-    r"^(?:to|about|of|that|for|the|my|an?|daran|an|dass|zu|zum|zur|den|die|das|der|dem|mein\w*|de|d'|que|à|pour|du|la|le|les|l'|a|el|los|las|sobre|para)\s+",
+    r"^(?:to|about|of|that|for|the|my|an?|daran|an|dass|fürs?|zu|zum|zur|den|die|das|der|dem|mein\w*|ma|mon|mes|mi|mis|de|d'|que|à|pour|du|la|le|les|l'|a|el|los|las|sobre|para)\s+",
     re.IGNORECASE,
 )
 
@@ -197,7 +208,8 @@ _ARTICLES = re.compile(
 class _Reading:
     """One utterance while its arguments are read: which labels they used up, and whether words had to be changed."""
 
-    def __init__(self, utterance: Utterance) -> None:
+    def __init__(self, utterance: Utterance, *, has_repetition: bool = False) -> None:
+        self._has_repetition = has_repetition
         self._utterance, self._language = utterance, utterance.language
         self._template, self._places = _template(utterance)
         self._used: list[tuple[int, int]] = []
@@ -210,7 +222,9 @@ class _Reading:
     def rest(self) -> str:
         """The text without what arguments took, and without labels."""
         text = self._utterance.text
-        for start, end in sorted([*self._used, *((span.start, span.end) for span in self._utterance.spans)], reverse=True):
+        for start, end in sorted(
+            [*self._used, *((span.start, span.end) for span in self._utterance.spans)], reverse=True
+        ):
             text = f"{text[:start]} {text[end:]}"
         return text
 
@@ -228,10 +242,32 @@ class _Reading:
         if rule.pattern:
             return self._by_pattern(rule)
         # The first and the last day of a span come from the same label.
-        is_shared = rule.how in (As.FIRST_DAY, As.LAST_DAY)
-        spans = self._labelled(rule.slots) if is_shared else self._spans(rule.slots)
-        spans = [span for span in spans if self._follows(span, rule)]
+        is_day = rule.how in (As.DATE, As.FIRST_DAY, As.LAST_DAY)
+        spans = self._labelled(rule.slots) if is_day else self._spans(rule.slots)
+        if rule.how is As.REPETITION:
+            return self._repetition(rule)
+        spans = [span for span in spans if self._follows(span, rule) and not (is_day and self._is_bare_part(span))]
         return self._from_spans(rule, spans) if spans else rule.default
+
+    def _is_bare_part(self, span: Span) -> bool:
+        """Whether a label is a part of any day ("morning"), and not of one ("this evening")."""
+        part, is_today = normalize.part_of_day(self._utterance.said(span), self._language)
+        return bool(part) and not is_today and span.slot not in ("date", "timeRange")
+
+    def _repetition(self, rule: ArgumentRule) -> Any:
+        """How often; of the second and later slots only what is a rhythm counts ("every" [monday], labelled as a date)."""
+        for span in self._labelled(rule.slots):
+            start, end = normalize.with_neighbours(self._utterance.text, span.start, span.end, self._language)
+            try:
+                value, _ = normalize.repetition(self._utterance.text[start:end], self._language)
+            except NotUnderstood:
+                if span.slot == rule.slots[0]:
+                    raise
+                continue
+            self._use(start, end)
+            self.is_normalized = True
+            return value
+        return rule.default
 
     def _labelled(self, slots: Sequence[str]) -> list[Span]:
         return [span for span in self._utterance.spans if span.slot in slots]
@@ -300,7 +336,10 @@ class _Reading:
         if found is None:
             return rule.default
         if rule.how is As.PHRASE:
-            return self._phrase(found.start(1))
+            phrase = self._phrase(found.start(1))
+            if pattern is not None and pattern.search(phrase):
+                raise NotUnderstood(RejectReason.WORDS_UNLABELLED, "the request is said twice")
+            return phrase
         start, end = self._in_text(found.start(1)), self._in_text(found.end(1))
         words = self._use(start, end)
         if rule.how is As.TEXT:
@@ -339,13 +378,19 @@ class _Reading:
                 end, changed = start + found.start(), True
         if end <= start:
             raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, "nothing is said but a time")
+        if _BROKEN.search(self._utterance.text[start:end]):
+            raise NotUnderstood(RejectReason.WORDS_UNLABELLED, "what is to be done breaks off at the time")
         if any(start <= span.start < end for span in times):
             raise NotUnderstood(RejectReason.SAID_TWICE, "a time stands in the middle of what is to be done")
         return self._tidy(self._use(start, end))
 
     def _with_preposition(self, span: Span) -> tuple[int, int]:
         start, end = normalize.with_neighbours(self._utterance.text, span.start, span.end, self._language)
-        found = re.search(r"\b(?:on|at|in the|for|the|um|am|im|für|den|à|a las?|a|le|el|en|por la|de la|du|pour|para)\s+$", self._utterance.text[:start], re.IGNORECASE)
+        found = re.search(
+            r"\b(?:on|at|in the|for|the|um|am|im|für|den|à|a las?|a|le|el|en|por la|de la|du|pour|para)\s+$",
+            self._utterance.text[:start],
+            re.IGNORECASE,
+        )
         return (found.start() if found else start), end
 
     # --- values that are read ---
@@ -365,8 +410,6 @@ class _Reading:
                 return normalize.duration(said, self._language)
             case As.MINUTES:
                 return max(1, normalize.duration(said, self._language) // 60)
-            case As.REPETITION:
-                return normalize.repetition(said, self._language)[0]
             case As.CURRENCY:
                 return normalize.currency(said, self._language)
             case As.TIME_ZONE:
@@ -395,15 +438,17 @@ class _Reading:
         self.is_normalized = True
         try:
             return normalize.days(said, self._language)
-        except NotUnderstood:
-            found = None
-            try:
-                _, found = normalize.repetition(said, self._language)
-            except NotUnderstood:
-                pass
-            if found is None:
+        except NotUnderstood as error:
+            # "every monday" begins on Monday, if another argument says how often.
+            if not self._has_repetition:
                 raise
-            return found
+            try:
+                _, first = normalize.repetition(said, self._language)
+            except NotUnderstood:
+                raise error from None
+            if first is None:
+                raise
+            return first
 
     def _day(self, rule: ArgumentRule, spans: Sequence[Span]) -> str:
         days = self._days(spans, rule.name)
@@ -413,7 +458,7 @@ class _Reading:
 
     def _moment(self, rule: ArgumentRule) -> str | None:
         """A time of day, with its day where the tool wants a date-time."""
-        parts = self._spans(rule.part)
+        parts = self._labelled(rule.part)
         part, is_today = "", False
         for span in parts:
             found, today = normalize.part_of_day(self._utterance.said(span), self._language)
@@ -421,7 +466,8 @@ class _Reading:
                 raise NotUnderstood(RejectReason.TIME_NOT_UNDERSTOOD, f"'{self._utterance.said(span)}'")
             part, is_today = found, is_today or today
         days: Days | None = None
-        if rule.day and (spans := self._spans(rule.day)):
+        spans = [span for span in self._labelled(rule.day) if not self._is_daily(span)]
+        if spans:
             days = self._days(spans, rule.name)
             if days.first != days.last:
                 raise NotUnderstood(RejectReason.DAY_NOT_UNDERSTOOD, f"several days for '{rule.name}'")
@@ -441,6 +487,17 @@ class _Reading:
                 raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, f"the day of '{rule.name}'")
             days = Days(*["=today" if rule.default_day == "today" else "=today+1"] * 2)
         return f"{days.first}T{clock}"
+
+    def _is_daily(self, span: Span) -> bool:
+        """ "every day" names no day to begin on."""
+        try:
+            start, end = normalize.with_neighbours(self._utterance.text, span.start, span.end, self._language)
+            return (
+                self._has_repetition
+                and normalize.repetition(self._utterance.text[start:end], self._language)[1] is None
+            )
+        except NotUnderstood:
+            return False
 
     def _clock(self, rule: ArgumentRule, part: str) -> Clock | None:
         spans = self._spans(rule.slots)
@@ -489,7 +546,16 @@ class _Reading:
 
 
 _TIMES = frozenset({"date", "time", "timeofday", "general_frequency", "timeRange"})
-_TAIL = re.compile(r"\s+(?:please|bitte|s'il (?:te|vous) plaît|por favor|on|at|for|um|am|à|a)$", re.IGNORECASE)
+_TAIL = re.compile(
+    r"\s+(?:please|bitte|s'il (?:te|vous) plaît|por favor|on|at|for|of|the|um|am|von|à|a|de|du|del|en|por|para|pour|le"
+    r"|einstellen|erstellen|setzen|stellen|hinzufügen|(?:right )?now|olly|alexa)$",
+    re.IGNORECASE,
+)
+# A phrase that breaks off where the time stood.
+_BROKEN = re.compile(
+    r"\b(?:is|are|be|will|ist|sind|est|sont|sera|es|son|será|titled|called|namens)$|^(?:titled|called|namens)\b",
+    re.IGNORECASE,
+)
 # How an assistant is addressed before a request.
 _ADDRESSED = re.compile(
     r"^(?:(?:hey|ok|okay|hi|hallo|oye|salut)\s+)?(?:(?:olly|alexa|siri|google|cortana|pda)\b[\s,]*)?"
@@ -500,6 +566,10 @@ _ADDRESSED = re.compile(
 
 # --- data that name the call themselves -------------------------------------------------------------------------------
 
+# Said of what is to happen later, though the program runs at once.
+_TRIGGER = re.compile(
+    r"^(?:if|when|whenever|once|as soon as)\b|\b(?:let me know|notify me|alert me|tell me) (?:if|when)\b"
+)
 _PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]+(?:_[\w.]+:\w+?)?_\d+\b")
 
 
@@ -511,6 +581,10 @@ def _given_call(utterance: Utterance, mapping: IntentMapping) -> Mapped:
     if group is None:
         raise NotUnderstood(RejectReason.UNKNOWN_TOOL, f"{name} has no schema")
     tool = next(tool for tool in group.tools if tool.name == name)
+    if _TRIGGER.search(utterance.text):
+        raise NotUnderstood(RejectReason.NOT_ONE_CALL, "worded as a trigger")
+    if variables := [value for value in given.values() if isinstance(value, str) and value.startswith(("$", "="))]:
+        raise NotUnderstood(RejectReason.WORDS_UNLABELLED, f"{variables[0]!r} is a variable of a program")
     rng = random.Random(f"{utterance.row_id} {utterance.text}")
     chosen: dict[str, tuple[str, Any]] = {}
     for mark in dict.fromkeys(_PLACEHOLDER.findall(utterance.text)):

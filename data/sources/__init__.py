@@ -218,9 +218,7 @@ def _check_intents(source: IntentsSource, default_tools: Sequence[Tool] | None) 
     check_intents(source, default_tools)
 
 
-def _read_intents(
-    source: IntentsSource, seed: int, default_tools: Sequence[Tool]
-) -> Iterator[Conversation | Rejected]:
+def _read_intents(source: IntentsSource, seed: int, default_tools: Sequence[Tool]) -> Iterator[Conversation | Rejected]:
     # Imported here: names of days, currencies and cities are read that no other source needs.
     from data.sources.intents import read_intents
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from data.catalogue.mixing import mixed
 from data.config import IntentsSource
-from data.intents.forms import ReadSettings, Utterance, read_utterances
+from data.intents.forms import ReadSettings, read_utterances
 from data.intents.mapping import IntentMapping, check_against, load_mapping, load_thingpedia_tools
 from data.intents.requests import Mapped, domains_of, map_all
 from data.rejected import Rejected
@@ -28,11 +28,10 @@ def map_source(
         folder = source.path if source.path.is_dir() else source.path.parent
         mapping = replace(mapping, groups=load_thingpedia_tools(folder / (mapping.tools_file or "tools.jsonl")))
     rows = read_utterances(mapping.form, source.path, ReadSettings(source.parts or mapping.parts, mapping.language))
-    utterances = [row for row in rows if isinstance(row, Utterance)]
-    if not utterances:
+    if all(row.set_aside is not None for row in rows):
         parts = ", ".join(source.parts or mapping.parts)
         raise DataFileError(f"{source.path}: holds no rows of the part {parts}; 'parts' says which are read")
-    check_against(mapping, utterances, source.path)
+    check_against(mapping, rows, source.path)
     return mapping, map_all(rows, mapping)
 
 
