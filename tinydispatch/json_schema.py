@@ -1,8 +1,8 @@
 """JSON schemas of strangers: read whatever their dialect, bounded in size, and checked in bounded time.
 
 `Schema` turns drafts 3 to 2020-12 and OpenAPI 3.0 into one form, draft 2020-12 with every reference a pointer into the
-document, and checks values against it. Each pair of a schema and a value is looked at once, so that neither recursion nor
-references that fan out cost more than their product.
+document, and checks values against it. Each pair of a schema and a value is looked at once, so that neither recursion
+nor references that fan out cost more than their product.
 """
 
 from __future__ import annotations
@@ -90,16 +90,22 @@ class Schema:
         self._places = _Places(document)
         self._nodes: dict[str, Node] = {}
         self._pending: list[tuple[str, Any, str]] = []
+        self._enumerations: dict[int, frozenset[Any]] = {}
         self._n_read = 0
         self.root: Node = self._node(document, "", "")
         while self._pending:
             pointer, value, base = self._pending.pop()
-            if pointer not in self._nodes:
-                self._nodes[pointer] = self._node(value, _path(pointer), base)
+            self._nodes[pointer] = self._node(value, _path(pointer), base)
 
     def target(self, reference: str) -> Node:
         """What a reference in this form stands for."""
         return self.root if reference == "" else self._nodes[reference]
+
+    def keys_of(self, listed: list[Any]) -> frozenset[Any]:
+        """The values of an enumeration in a form that is found at once, however many there are."""
+        if id(listed) not in self._enumerations:
+            self._enumerations[id(listed)] = frozenset(map(_key, listed))
+        return self._enumerations[id(listed)]
 
     # Reading
 
@@ -187,7 +193,7 @@ class Schema:
                 return
             if not isinstance(value, list):
                 raise SchemaError(path, f"{_shown(value)} is not of type 'array'")
-            node[key] = value
+            node[key] = list(value)
         elif key == "const":
             node[key] = value
         elif key == "required":
@@ -236,7 +242,8 @@ class Schema:
                     )
                 )
                 continue
-            if pointer:
+            if pointer and pointer not in self._nodes:
+                self._nodes[pointer] = True  # until it is read
                 self._pending.append((pointer, self._places.at(pointer), base))
             found.append(pointer)
         if len(found) == 1:
@@ -349,6 +356,7 @@ class _Places:
         self._document = document
         self.resources: dict[str, str] = {}
         self._anchors: dict[str, str] = {}
+        self._found: dict[tuple[str, str], str | None] = {}
         stack: list[tuple[str, Any]] = [("", document)]
         while stack:
             pointer, value = stack.pop()
@@ -374,6 +382,11 @@ class _Places:
 
     def find(self, reference: str, base: str) -> str | None:
         """The pointer that a reference means, from within the resource at `base`; None if it means nothing here."""
+        if (reference, base) not in self._found:
+            self._found[reference, base] = self._find(reference, base)
+        return self._found[reference, base]
+
+    def _find(self, reference: str, base: str) -> str | None:
         resource, _, fragment = reference.strip().partition("#")
         fragment = unquote(fragment)
         if resource:
@@ -468,7 +481,7 @@ class _Check:
             yield (), f"{_shown(value)} is not of type {', '.join(map(repr, kinds))}", "type"
 
     def _enum(self, _: Any, listed: list[Any], value: Any) -> Iterator[_Problem]:
-        if not any(equal(item, value) for item in listed):
+        if _key(value) not in self._schema.keys_of(listed):
             yield (), f"{_shown(value)} is not one of {_shown(listed)}", "enum"
 
     def _const(self, _: Any, wanted: Any, value: Any) -> Iterator[_Problem]:
@@ -750,9 +763,9 @@ def _as_float(value: float) -> float:
 
 
 def _admits_null(node: dict[str, Any]) -> bool:
-    return ("type" not in node and not node.get("enum")) or (
-        "null" in node.get("type", ()) and None in node.get("enum", [None])
-    )
+    if "type" not in node and not node.get("enum"):
+        return True
+    return "null" in node.get("type", ()) and None in node.get("enum", [None])
 
 
 def _says_required(value: Any) -> bool:

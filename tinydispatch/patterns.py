@@ -1,7 +1,7 @@
 """A schema's `pattern`: ECMA-262 expressions of strangers, matched in bounded time.
 
-What llguidance can express is matched by llguidance, in linear time and by the very automaton that the grammar uses. The rest
-(look-around, back-references, word boundaries) is matched by `regex` under a time limit.
+What llguidance can express is matched by llguidance, in linear time and by the automaton that the grammar uses. The
+rest (look-around, back-references, word boundaries) is matched by `regex` under a time limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import llguidance
-import regex as regex_with_timeout
+import regex as regex_with_timeout  # type: ignore[import-untyped]
 
 MAX_LENGTH = 4_000
 _MAX_TEXT = 100_000

@@ -1,6 +1,7 @@
 """The values of `format` that are enforced: one regular expression each, which the grammar writes and the check reads.
 
-Beside the standards' formats stand three of ours: `local-date-time` (`YYYY-MM-DDTHH:MM`), `currency` and `iana-time-zone`.
+Beside the standards' formats stand three of ours: `local-date-time` (`YYYY-MM-DDTHH:MM`), `currency` and
+`iana-time-zone`.
 """
 
 from __future__ import annotations

@@ -18,8 +18,12 @@ from tinydispatch.patterns import read_pattern
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 # Where the three shapes of a tool have its schema: OpenAI's, MCP's and Anthropic's.
 _SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema")
-_OTHER_KEYS = frozenset({"name", "description", "title", "type", "strict", "annotations", "outputSchema", "output_schema"}
-                        | {"_meta", "meta", "icons", "execution", "cache_control", "examples", "input_examples"})  # fmt: skip
+_OTHER_KEYS = frozenset(
+    {"name", "description", "title", "type", "strict", "annotations", "outputSchema", "output_schema", "_meta", "meta"}
+    | {"icons", "execution", "cache_control", "examples", "input_examples", "function"}
+)
+# Any of these makes a schema without a type one of an object.
+_OBJECT_KEYS = ("properties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
 
 
 class ToolError(ValueError):
@@ -106,7 +110,7 @@ class Tool:
         key = next((key for key in _SCHEMA_KEYS if inner.get(key)), None)
         if key is None:
             for other, item in inner.items():
-                if isinstance(item, Mapping) and item and other not in (*_OTHER_KEYS, *_SCHEMA_KEYS, "function"):
+                if isinstance(item, Mapping) and item and other not in (*_OTHER_KEYS, *_SCHEMA_KEYS):
                     raise ToolError(
                         f"tool {inner['name']!r}: unknown key {other!r}, and no schema: give it as 'parameters'"
                     )
@@ -119,9 +123,7 @@ class Tool:
 def _is_of_an_object(parameters: Mapping[str, Any]) -> bool:
     kind = parameters.get("type")
     if kind is None:
-        return any(
-            parameters.get(key) for key in ("properties", "$ref", "allOf", "anyOf", "oneOf", "patternProperties")
-        )
+        return any(parameters.get(key) for key in _OBJECT_KEYS)
     return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 

@@ -97,8 +97,8 @@ def reply_grammar(tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) ->
                 impossible.append(error)
     if impossible and not calls:
         raise impossible[0]
-    for error in impossible:
-        _LOG.warning("%s: no call can fit it, so it is not offered to the model", error)
+    for reason in impossible:
+        _LOG.warning("%s: no call can fit it, so it is not offered to the model", reason)
     return f"{_options(shape)}\n{_frame(calls, shape, form)}{rules.text()}"
 
 

@@ -1,7 +1,7 @@
 """A tool's JSON schema as grammar rules: what a call's arguments may be, spaced as the writer of calls spaces them.
 
-A place in a schema is described by several parts that must all hold: what `allOf`, `$ref` and the keywords beside them say.
-The parts of a place are gathered first and compiled together, once, so that recursion through any of them ends.
+A place in a schema is described by several parts that must all hold: what `allOf`, `$ref` and the keywords beside them
+say. The parts of a place are gathered first and compiled together, once, so that recursion through any of them ends.
 Strings with patterns or lengths, and numbers with bounds, are llguidance's own `%json` leaves.
 
 What the grammar cannot say is left out of it: the finished call is checked, and a `Note` says so (`docs/schemas.md`).
@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
+
+import llguidance
 
 from tinydispatch.decoding import terminals
 from tinydispatch.decoding.rules import GrammarError, Rules
@@ -35,6 +39,10 @@ _MAX_COUNTED_ITEMS = 200
 _MAX_COUNTED_CHARACTERS = 20_000
 _MAX_COMPILED = 6_000
 _MAX_EXCLUDED_NAMES = 400
+# Automata that must hold together multiply: of more patterns than these at one place, all are left to the check.
+_MAX_PATTERNS, _MAX_NAME_PATTERNS = 5, 16
+# Of the processor's time, on all patterns of a schema together.
+_MAX_SECONDS = 0.3
 # Bounds beyond these are left to the check: llguidance computes with 64-bit integers and doubles.
 _MAX_INTEGER, _MAX_NUMBER = 10**18, 1e15
 _MAX_STEP = 10_000
@@ -99,6 +107,7 @@ class SchemaCompiler:
         self._bare: dict[int, dict[str, Any]] = {}
         self._unions: dict[tuple[int, ...], dict[str, Any]] = {}
         self._n_compiled = 0
+        self._seconds = 0.0
         self.is_risky = False
 
     def arguments(self) -> str:
@@ -198,19 +207,23 @@ class SchemaCompiler:
 
     def _loose(self, parts: Sequence[dict[str, Any]], path: str) -> str:
         kinds = self._kinds(parts, path)
-        ways = {
-            "object": self._rules.any_object, "array": self._rules.any_array,
-            "string": lambda: self._rules.terminal(terminals.any_string()),
-            "number": lambda: self._rules.terminal(terminals.NUMBER),
-            "integer": lambda: self._rules.terminal(terminals.INTEGER),
-            "boolean": lambda: self._rules.rule('"true" | "false"'), "null": lambda: self._rules.rule('"null"'),
-        }  # fmt: skip
-        return self._rules.rule(" | ".join(ways[kind]() for kind in kinds))
+        return self._rules.rule(" | ".join(map(self._any_of_kind, kinds)))
+
+    def _any_of_kind(self, kind: str) -> str:
+        if kind == "object":
+            return self._rules.any_object()
+        if kind == "array":
+            return self._rules.any_array()
+        if kind in ("boolean", "null"):
+            return self._rules.rule('"true" | "false"' if kind == "boolean" else '"null"')
+        bodies = {"string": terminals.any_string(), "number": terminals.NUMBER, "integer": terminals.INTEGER}
+        return self._rules.terminal(bodies[kind])
 
     # Alternatives
 
     def _choices(self, found: _Gathered, path: str, is_root: bool) -> str:
-        choices, n_ways = [], 1
+        choices: list[list[Node]] = []
+        n_ways = 1
         for branches in sorted(found.choices, key=len):
             if choices and n_ways * len(branches) > _MAX_WAYS:
                 self._note(path, "several 'anyOf' or 'oneOf' hold at once: not all of them are in the grammar")
@@ -380,9 +393,8 @@ class SchemaCompiler:
         if least is None and most is None and step is None:
             return self._rules.terminal(terminals.INTEGER)
         for bound in (least, most):
-            if bound is not None and abs(bound) > _MAX_INTEGER:
-                if abs(bound) < 10**40:
-                    self._note(path, f"the bound {bound} is checked afterwards")
+            if bound is not None and _MAX_INTEGER < abs(bound) < 10**40:
+                self._note(path, f"the bound {bound} is checked afterwards")
         if (least is not None and least > _MAX_INTEGER) or (most is not None and most < -_MAX_INTEGER):
             return self._rules.terminal(terminals.INTEGER)
         is_open = (least is None or least < -_MAX_INTEGER) and (most is None or most > _MAX_INTEGER)
@@ -441,9 +453,21 @@ class SchemaCompiler:
             return self._rules.terminal(terminals.of_format(forms[0]))
         if most == 0 and not patterns:
             return self._rules.rule(r'"\"\""')
-        self.is_risky = True
         wanted = [*patterns, *(f"^(?:{FORMATS[form]})$" for form in forms)]
-        return self._rules.rule(terminals.string_leaf(wanted, least, most))
+        return self._leaf(wanted, least, most, path)
+
+    def _leaf(self, patterns: Sequence[str], least: int, most: int | None, path: str) -> str:
+        """A string of some shape; of what llguidance cannot build together, the length at least."""
+        self.is_risky = True
+        for some in (patterns, ()):
+            body = terminals.string_leaf(some, least, most)
+            started = time.thread_time()
+            if len(some) <= _MAX_PATTERNS and self._seconds < _MAX_SECONDS and _can_be_built(body):
+                self._seconds += time.thread_time() - started
+                return self._rules.rule(body)
+            self._seconds += time.thread_time() - started
+            self._note(path, "its patterns are too much for the grammar together and are checked afterwards")
+        return self._rules.terminal(terminals.any_string())
 
     def _array(self, parts: Sequence[dict[str, Any]], path: str) -> str:
         least = max((part["minItems"] for part in parts if "minItems" in part), default=0)
@@ -619,6 +643,9 @@ class _ObjectCompiler:
         rules = []
         patterns = dict.fromkeys(pattern for part in self._parts for pattern in part.get("patternProperties", {}))
         names: list[Node] = [part["propertyNames"] for part in self._parts if "propertyNames" in part]
+        if len(patterns) > _MAX_NAME_PATTERNS:
+            self._note(f"more than {_MAX_NAME_PATTERNS} patterns of names: its other keys are checked afterwards")
+            return f'{self._rules.terminal(terminals.name_other_than(()))} ": " {self._rules.any_value()}'
         for pattern in patterns:
             nodes = [
                 part["patternProperties"][pattern]
@@ -641,8 +668,7 @@ class _ObjectCompiler:
         if expression.parts is None:
             self._note(f"names like {_shown(pattern)} are checked afterwards: {expression.problem}")
             return [f'{self._rules.terminal(terminals.name_other_than(()))} ": " {value}']
-        self._owner.is_risky = True
-        return [f'{self._rules.rule(terminals.string_leaf(expression.parts))} ": " {value}']
+        return [f'{self._owner._leaf(expression.parts, 0, None, self._path)} ": " {value}']
 
     def _any_other(
         self, rest: list[Node], names: list[Node], members: Sequence[_Member], *, has_patterns: bool
@@ -650,7 +676,6 @@ class _ObjectCompiler:
         try:
             value = self._owner._place(rest, _join(self._path, "additionalProperties"))
             if names:
-                self._owner.is_risky = True
                 name = self._owner._string(self._owner._gather(names).parts, self._path)
                 if self._owner._gather(names).choices:
                     self._note("'propertyNames' is checked afterwards")
@@ -707,9 +732,7 @@ class _ObjectCompiler:
         """Optional members one after the other: in order, or, where they are very many, by the kind of their values."""
         if len(run) <= _MAX_ORDERED:
             return [self._piece(self._text_of(member), is_required=False) for member in run]
-        self._note(
-            f"more than {_MAX_ORDERED} optional keys: their order is free, and that none stands twice is checked afterwards"
-        )
+        self._note(f"more than {_MAX_ORDERED} optional keys: their order is free, and one may stand twice")
         by_value: dict[str, list[str]] = {}
         for member in run:
             by_value.setdefault(member.value, []).append(member.key)
@@ -759,6 +782,11 @@ class _Piece:
 
 
 _ALL_KEYS = frozenset[str]().union(*_SPEAKS_OF.values())
+
+
+@lru_cache(maxsize=4_096)
+def _can_be_built(leaf: str) -> bool:
+    return not llguidance.LLMatcher.validate_grammar(f"%llguidance {{}}\nstart: {leaf}\n")
 
 
 def _common_kinds(kinds: Sequence[str], allowed: Sequence[str]) -> list[str]:

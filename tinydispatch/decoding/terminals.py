@@ -37,16 +37,25 @@ POSITIVE = rf"/([1-9][0-9]{{0,39}}(\.[0-9]{{1,20}})?|0\.[0-9]{{1,20}}|{TINY}|{HU
 def _without_texts(texts: Sequence[str]) -> str:
     """An expression for all that holds none of the texts, each of which has its first character, `<`, only there."""
 
-    def after(endings: list[str]) -> str:
-        following: dict[str, list[str]] = {}
-        for ending in endings:
-            following.setdefault(ending[0], []).append(ending[1:])
-        others = "".join(re.escape(char) for char in following)
-        branches = [f"[^<{others}]"]
-        branches += [re.escape(char) + after(rest) for char, rest in following.items() if all(rest)]
-        return f"({'|'.join(branches)})?"
+    def following(endings: list[str]) -> dict[str, list[str]]:
+        return {
+            char: [end[1:] for end in endings if end[0] == char] for char in dict.fromkeys(end[0] for end in endings)
+        }
 
-    return f"([^<]|<{after([text[1:] for text in texts])})*"
+    def begun(endings: list[str]) -> str:
+        # A beginning of a text, cut off by the next `<` or the end.
+        branches = [re.escape(char) + begun(rest) for char, rest in following(endings).items() if all(rest)]
+        return f"({'|'.join(branches)})?" if branches else ""
+
+    def missed(endings: list[str]) -> str:
+        # A beginning of a text, and then a character that is not the text's next.
+        ways = following(endings)
+        branches = [f"[^<{''.join(map(re.escape, ways))}]"]
+        branches += [re.escape(char) + missed(rest) for char, rest in ways.items() if all(rest)]
+        return f"({'|'.join(branches)})"
+
+    ends = [text[1:] for text in texts]
+    return f"([^<]|(<{begun(ends)})*<{missed(ends)})*(<{begun(ends)})*"
 
 
 _SANE = f"^{_without_texts(_CUTTING)}$"
