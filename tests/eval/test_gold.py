@@ -15,7 +15,7 @@ from scripts import evaluate as script
 from tests.eval.test_bfcl import GOLD, write
 
 
-@pytest.mark.parametrize("name", ["core", "dev", "workflow", "unseen_tools", "robust"])
+@pytest.mark.parametrize("name", ["core", "dev", "workflow", "unseen_tools", "own_tools", "robust"])
 def test_every_case_of_a_shipped_suite_can_be_passed(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from eval.matching import Outcome, Score, match
 from tinydispatch.formats import ParsedReply
 from tinydispatch.tools import ToolCall
 
-SUITES = [load_suite(name) for name in ("core", "dev", "unseen_tools", "robust")]
+SUITES = [load_suite(name) for name in ("core", "dev", "unseen_tools", "own_tools", "robust")]
 Calls = list[ToolCall]
 
 

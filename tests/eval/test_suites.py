@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import data.synth.domains
+from data.catalogue.reader import load_catalogue
+from data.config import OpenAIJsonlSource
+from data.overlap import find_overlap
+from data.sources import read_source
 from data.synth.domains import load_file
 from eval.cases import SUITES_DIR, load_case_texts, load_suite, shipped_suites
 from eval.perturb import Perturbation
 from eval.places import SuiteError
-from tinydispatch.bundled import bundled_tools
-from tinydispatch.tools import Role, check_calls
+from tinydispatch.bundled import bundled_tools, load_tools
+from tinydispatch.tools import Conversation, Role, check_calls
 
 DOMAINS_DIR = Path(data.synth.domains.__file__).parent / "domains"
+OWN_TOOLS = Path(__file__).parents[2] / "examples/own_tools"
 CASE: dict[str, Any] = {
     "id": "a",
     "category": "x",
@@ -182,6 +188,30 @@ def test_unseen_tools_are_in_no_training_example_and_all_in_use() -> None:
     assert len(trained) > 100, "the generator's tools are found"
     assert not names & (trained | {tool.name for tool in bundled_tools()})
     assert names == {call.name for case in suite.cases for call in case.expected}
+
+
+def test_own_tools_asks_for_the_examples_tools_in_other_words() -> None:
+    suite, tools = load_suite("own_tools"), load_tools(OWN_TOOLS / "tools.json")
+    source = OpenAIJsonlSource(kind="openai_jsonl", path=OWN_TOOLS / "examples.jsonl")
+    examples = [row for row in read_source(source, seed=0, default_tools=tools) if isinstance(row, Conversation)]
+    calls = [call for row in examples for message in row.messages for call in message.tool_calls]
+    assert (len(examples), len(suite.cases)) == (25, 50)
+    assert suite.tools == tuple(tools)
+    assert check_calls(calls, tools) == []
+    assert {tool.name for tool in tools} == {call.name for call in calls}
+    assert {tool.name for tool in tools} == {call.name for case in suite.cases for call in case.expected}
+    assert find_overlap(examples, load_case_texts()) == []
+    of_examples = set(re.findall(r"LS?-[0-9]+", repr(calls)))
+    of_cases = set(re.findall(r"LS?-[0-9]+", repr([case.expected for case in suite.cases])))
+    assert min(len(of_examples), len(of_cases)) > 10, "the numbers are found"
+    assert not of_examples & of_cases, "no number can be remembered"
+
+
+def test_own_tools_are_in_no_training_data() -> None:
+    generated = {name for path in DOMAINS_DIR.glob("*.yaml") for spec in load_file(path) for name in spec.names}
+    catalogue = {tool.name for domain in load_catalogue() for tool in domain.tools}
+    assert len(catalogue) > 300, "the catalogue's tools are found"
+    assert not {tool.name for tool in load_suite("own_tools").tools} & (generated | catalogue)
 
 
 def test_robust_follows_core_and_leaves_no_case_of_it_out() -> None:
