@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import OPTConfig, OPTForCausalLM
 
-from scripts import bench_recipe, bench_training, estimate_recipe
+from scripts import bench_recipe, bench_training, bench_tree, estimate_recipe
 from scripts.training_workload import conversations
 from training.config import Method
 from training.flops import flops_per_token, mean_context
@@ -69,6 +69,16 @@ def test_the_comparison_with_trl_keeps_its_rounds(tmp_path: Path, capsys: pytest
         assert len({one["trained"] for one in found.values()}) == 1  # every variant trained the same tokens
     last = [line for line in capsys.readouterr().out.splitlines() if "tinydispatch" in line][-1]
     assert last.count("|") == 6
+
+
+def test_trees_are_compared_with_conversations_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--width", "64", "--layers", "1", "--precision", "fp32"]
+    assert bench_tree.main([*tiny, "--requests", "24", "--shared", "60", "--own", "8"]) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| one tool list")]
+    assert [line[1] for line in lines] == ["batch", "tree"]
+    (_, _, _, tokens, computed, *_), (_, _, _, same_tokens, fewer, *_) = lines
+    assert tokens == same_tokens == computed
+    assert int(fewer) == int(tokens.replace(",", "")) - 23 * 60
 
 
 def test_ratios_are_medians_of_rounds() -> None:
