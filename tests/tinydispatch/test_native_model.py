@@ -130,7 +130,11 @@ def test_a_file_with_more_in_it_than_the_decoder_computes_is_left_to_llama_cpp()
         assert read_native_shape(other) is None
     found = read_native_shape(header)
     assert found is not None
-    assert [native_model._fits(header, replace(found, head_width=width)) for width in (16, 24, 32)] == [True, False, True]
+    assert [native_model._fits(header, replace(found, head_width=width)) for width in (16, 24, 32)] == [
+        True,
+        False,
+        True,
+    ]
     with pytest.raises(GgufError, match="does not compute this file"):
         NativeModel(header.path, 64, header=replace(header, tensors=header.tensors[:-1]))
 
