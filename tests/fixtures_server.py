@@ -85,8 +85,10 @@ class Running:
         return {"model": MODEL, "messages": [{"role": "user", "content": text}], "tools": TOOLS, **more}
 
 
-def make_dispatcher(reply: str = ONE_CALL, n_ctx: int = 4096) -> tuple[Dispatcher, GatedRuntime]:
-    runtime = GatedRuntime(reply, n_ctx)
+def make_dispatcher(
+    reply: str = ONE_CALL, n_ctx: int = 4096, runtime: GatedRuntime | None = None
+) -> tuple[Dispatcher, GatedRuntime]:
+    runtime = runtime or GatedRuntime(reply, n_ctx)
     return Dispatcher(runtime, [WEATHER], TODAY), runtime
 
 
@@ -98,10 +100,11 @@ def running(
     key: str | None = None,
     dispatch_log: DispatchLog | None = None,
     limits: Limits | None = None,
+    runtime: GatedRuntime | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """Serve until the block ends; then nothing may be left running."""
-    dispatcher, runtime = make_dispatcher(reply, n_ctx)
+    dispatcher, runtime = make_dispatcher(reply, n_ctx, runtime)
     limits = limits or Limits()
     holder = ModelHolder(Serving(dispatcher, "first"), max_waiting=limits.max_waiting)
     keys = ApiKeys((key,) if key else ())

@@ -282,7 +282,9 @@ class Engine:
         decoding = decoder.run(guess, rows, limit)
         ended = time.perf_counter()
         if constraint.problem:
-            raise DecodingError(f"the grammar failed after {len(decoding.ids)} tokens: {constraint.problem}")
+            # After the reason llguidance prints its whole state.
+            reason = constraint.problem.partition("\n")[0]
+            raise DecodingError(f"the grammar failed after {len(decoding.ids)} tokens: {reason}")
         timings = Timings(
             prefill_ms=1000 * (decode_started - prefill_started),
             decode_ms=1000 * (ended - decode_started),

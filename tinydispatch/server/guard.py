@@ -28,8 +28,13 @@ def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
     here cannot use it.
 
     Raises:
-        ApiError: 401 without a right key, 403 for a foreign name, 400 for a body of two lengths.
+        ApiError: 401 without a right key, 403 for a foreign name, 400 for a body of two lengths, 431 for too long a
+            header.
     """
+    limit = settings.limits.max_header_bytes
+    if sum(len(name) + len(value) for name, value in headers.raw) > limit:
+        message = f"The request's header is too large: the limit is {limit} bytes."
+        raise ApiError(431, message, headers={"connection": "close"})
     if "content-length" in headers and "transfer-encoding" in headers:
         # A proxy before this server may have read the other one, and taken the rest for a request.
         message = "A request has either a Content-Length or a Transfer-Encoding header."
