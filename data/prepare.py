@@ -286,9 +286,10 @@ def _provenance(source: SourceConfig, seed: int) -> dict[str, Any]:
         return {"kind": source.kind, "path": None, "licence": licence, "revision": source.revision or made}
     assert source.path is not None
     hub = None if isinstance(source, PhrasesSource | CatalogueSource | IntentsSource) else source.hub
-    licence, revision = source.licence, source.revision or f"sha256 {content_hash(source.path)}"
+    licence = source.licence or ""
+    revision = source.revision or f"sha256 {content_hash(source.path)}"
     if isinstance(source, IntentsSource):
-        licence = licence or licence_of(source.mapping)
+        licence = licence or licence_of(source.mapping) or ""
         revision += f", mapping {source.mapping} sha256 {content_hash(mapping_files(source.mapping)[0])}"
     return {
         "kind": source.kind,

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.catalogue.check import problems
 from data.catalogue.reader import CatalogueError, Domain, Request, load_catalogue, load_domain
@@ -67,7 +68,7 @@ def _print_stats(domains: Sequence[Domain]) -> None:
     tools = [tool for domain in domains for tool in domain.tools]
     print(f"{len(domains)} domains, {len(tools)} tools, {len(requests)} requests")
     calls = Counter(len(request.calls) for request in requests)
-    tables = {
+    tables: dict[str, Counter[Any]] = {
         "kind": Counter(str(request.kind) for request in requests),
         "voice": Counter(str(request.voice) for request in requests),
         "language": Counter(request.language for request in requests),

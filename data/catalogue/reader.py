@@ -194,6 +194,7 @@ def load_domain(path: Path) -> Domain:
     by_name = {tool.name: tool for tool in tools}
     if len(by_name) != len(tools):
         raise CatalogueError(f"{path}: two tools have the same name")
+    assert root is not None, "a document that is a mapping has a root"
     lines = _item_lines(root, "requests")
     name = str(tree.get("domain", path.stem))
     requests = tuple(
@@ -267,7 +268,7 @@ def _request(path: Path, line: int, domain: str, value: Any, tools: Mapping[str,
     )
 
 
-def _member(kind: type[Any], place: str, key: str, value: Any) -> Any:
+def _member(kind: type[StrEnum], place: str, key: str, value: Any) -> Any:
     try:
         return kind(value)
     except ValueError:

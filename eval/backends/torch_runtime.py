@@ -78,8 +78,8 @@ class TorchRuntime:
     def token_bytes(self, token: int) -> bytes:
         """What one id spells; rows of the embedding without a token spell nothing."""
         if token in self._added:
-            return self._added[token].encode()
-        text = self._tokenizer.convert_ids_to_tokens(token) if token < len(self._tokenizer) else None
+            return bytes(self._added[token], "utf-8")
+        text: str | None = self._tokenizer.convert_ids_to_tokens(token) if token < len(self._tokenizer) else None
         return bytes(self._byte_of[char] for char in text) if text is not None else b""
 
     def decode(self, ids: Sequence[int]) -> Logits:
