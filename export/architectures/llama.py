@@ -40,8 +40,7 @@ def plan_graph(config: PretrainedConfig, _export: ExportConfig, _quantization: Q
 
 def interleave_halves(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
     """Rows of heads, in each the halves taken in turns: of six rows 0 3 1 4 2 5."""
-    halves = rows.reshape((n_heads, 2, -1, *rows.shape[1:]))
-    return halves.transpose(1, 2).reshape(rows.shape)
+    return rows.reshape(n_heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 FAMILY = Family("LlamaForCausalLM", check_variant, plan_graph)
