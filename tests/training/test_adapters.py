@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from export.merge import merge_adapter
 from tests.training.samples import MakeRun
 from training.config import Dtype, load_run_config
+from training.errors import ConfigError
 from training.model import load_model
 from training.options import quantization_config, to_lora_config
 from training.random_checkpoint import ARCHITECTURES, config_of
@@ -111,3 +112,24 @@ def test_two_layers_of_a_4b_model_take_a_step_on_a_cpu(
     assert result.metrics["steps"] == 1
     assert result.adapter_dir is not None
     assert json.loads((result.adapter_dir / "adapter_config.json").read_text("utf-8"))["r"] == 16
+
+
+def test_training_goes_on_from_an_earlier_adapter(make_run: MakeRun, train_path: Path) -> None:
+    first = make_run(name="first", **LORA)
+    earlier = train(first, train_path, first.run_dir).adapter_dir
+    assert earlier is not None
+    # A rate so small that the weights stay where they start.
+    still = LORA | {"training__learning_rate": 1e-12, "training__max_steps": 1}
+    run = make_run(name="second", training__lora__start_from=earlier, **still)
+    later = train(run, train_path, run.run_dir).adapter_dir
+    assert later is not None
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (earlier, later))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_an_adapter_of_another_rank_is_refused(make_run: MakeRun, train_path: Path) -> None:
+    first = make_run(name="first", **LORA | {"training__max_steps": 1})
+    earlier = train(first, train_path, first.run_dir).adapter_dir
+    run = make_run(name="second", training__lora__start_from=earlier, training__lora__rank=2, **LORA)
+    with pytest.raises(ConfigError, match=r"training.lora.start_from.*another rank or base"):
+        train(run, train_path, run.run_dir)
