@@ -72,11 +72,22 @@ class ParsedReply:
 
 
 def render_calls(calls: Sequence[ToolCall]) -> str:
-    """Calls as the model writes them: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` each."""
+    """Calls as the model writes them: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` each.
+
+    What would end a call within a string, and a delete character, are escaped.
+    """
     return "".join(
-        f'{CALL_START}{{"name": {_to_json(call.name)}, "arguments": {_to_json(dict(call.arguments))}}}{CALL_END}'
+        f'{CALL_START}{{"name": {_to_json(call.name)}, "arguments": {value_in_call(dict(call.arguments))}}}{CALL_END}'
         for call in calls
     )
+
+
+def value_in_call(value: Any, *, allow_nan: bool = True) -> str:
+    """A JSON value as calls spell it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).replace("\x7f", "\\u007f")
+    for cutting in (CALL_END, TURN_END):
+        text = text.replace(cutting, "\\u003c" + cutting[1:])
+    return text
 
 
 def parse_reply(text: str) -> ParsedReply:

@@ -129,7 +129,7 @@ class Schema:
         self._references(node, value, path, base)
         self._old_spellings(node, value, path, base)
         if value.get("nullable") is True and not _admits_null(node):
-            return {"anyOf": [node, {"type": "null"}]}
+            return {"anyOf": [node, {"type": ["null"]}]}
         return node
 
     def _keyword(self, node: dict[str, Any], key: str, value: Any, path: str, base: str) -> None:
@@ -308,8 +308,10 @@ class Schema:
 
     @cached_property
     def listed_keys(self) -> frozenset[str]:
-        """The names that the schema lists for the object as a whole, wherever it does."""
-        return frozenset(key for part in self.in_place(self.root) for key in part.get("properties", {}))
+        """The names that the schema lists, or asks for, for the object as a whole, wherever it does."""
+        return frozenset(
+            key for part in self.in_place(self.root) for key in (*part.get("properties", ()), *part.get("required", ()))
+        )
 
     @cached_property
     def key_patterns(self) -> tuple[str, ...]:

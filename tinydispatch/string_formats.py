@@ -44,9 +44,13 @@ _IPV6 = "|".join(
 )
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9\-]{0,61}[a-zA-Z0-9])?"
 # A mailbox as mail servers take it: words joined by single signs, so that neither part can be a run of signs.
-_WORD = r"[\p{L}\p{N}_]"
+# Letters by their blocks, which mean the same to Python and to llguidance: no full-width signs, no punctuation.
+_LETTERS = (
+    r"0-9A-Za-z\u00C0-\u00D6\u00D8-\u00F6\u00F8-\u02AF\u0370-\u037D\u037F-\u1FFF\u2C00-\u2DFF\u3041-\uD7FF\uF900-\uFAFF"
+)
+_WORD = f"[{_LETTERS}_]"
 _LOCAL = rf"{_WORD}(?:[.+'&=~#!$%*?^`{{|}}\/\-]?{_WORD}){{0,63}}"
-_DOMAIN = r"[\p{L}\p{N}](?:-{0,2}[\p{L}\p{N}]){0,62}"
+_DOMAIN = f"[{_LETTERS}](?:-{{0,2}}[{_LETTERS}]){{0,62}}"
 _EMAIL = rf"{_LOCAL}@{_DOMAIN}(?:\.{_DOMAIN}){{1,8}}"
 _URI_CHARACTER = r"[^\s\"\\<>^`{|}\x00-\x20\x7F]"
 
@@ -84,9 +88,8 @@ def fits_format(text: str, form: str) -> bool:
 
 @lru_cache(maxsize=32)
 def _compiled(form: str) -> re.Pattern[str]:
-    # Python's \w is letters, digits and the underscore of every script. No expression above can backtrack twice.
-    regex = FORMATS[form].replace(r"[\p{L}\p{N}_]", r"\w").replace(r"[\p{L}\p{N}]", r"[^\W_]")
-    return re.compile(regex)
+    # Ours, and none of them can backtrack twice over the same text.
+    return re.compile(FORMATS[form])
 
 
 @lru_cache(maxsize=1)

@@ -52,8 +52,9 @@ _MOMENT = {"type": "string", "format": "local-date-time"}
         (_MOMENT, ["2026-03-19T10:30"], ["2026-03-19T24:00", "2026-03-19", "2026-03-19T10:30:00", "2026-02-30T10:30"]),
         ({"type": "string", "format": "email"}, ["a@b.co", "zoë.o'neill@x-y.example"], ["a@b", "a b@c.de", "@b.co"]),
         ({"type": "string", "format": "iana-time-zone"}, ["Europe/Oslo", "UTC"], ["Europe/Atlantis", "oslo"]),
-        ({"type": "string", "format": "time"}, ["19:00", "19:00:30Z"], ["24:00", "7pm"]),
-        ({"type": "string", "format": "date-time"}, ["2026-03-19T19:00:00+01:00"], ["2026-03-19"]),
+        ({"type": "string", "format": "time"}, ["19:00:30Z", "19:00:30.5+01:00"], ["24:00:00Z", "7pm", "19:00"]),
+        ({"type": "string", "format": "date-time"}, ["2026-03-19T19:00:00+01:00"], ["2026-03-19", "2026-03-19T19:00"]),
+        ({"type": "string", "format": "duration"}, ["P1D", "PT1H30M", "P2W"], ["P", "1h", "PT1D"]),
         ({"type": "string", "format": "currency"}, ["USD"], ["usd", "USDX"]),
         ({"type": "string", "format": "uri"}, ["https://a.example/x?y=1"], ["no scheme", "a b://c"]),
         ({"type": "string", "format": "uuid"}, ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567"]),
@@ -97,14 +98,15 @@ _NESTED = {
 }
 
 
-def test_nested_objects_need_their_required_keys_and_take_no_others() -> None:
+def test_nested_objects_need_their_required_keys_and_take_others_unless_they_are_closed() -> None:
     assert _accepts_value(_NESTED, {"frequency": "daily", "count": 3})
     assert _accepts_value(_NESTED, {"note": "x", "count": 3, "frequency": "daily"})
     assert not _accepts_value(_NESTED, {"frequency": "daily"})
-    assert not _accepts_value(_NESTED, {"frequency": "daily", "count": 3, "extra": 1})
-    assert _accepts_value(
-        {**_NESTED, "additionalProperties": {"type": "integer"}}, {"frequency": "daily", "count": 3, "x": 1}
-    )
+    more = {"frequency": "daily", "count": 3, "extra": 1}
+    assert _accepts_value(_NESTED, more)
+    assert not _accepts_value({**_NESTED, "additionalProperties": False}, more)
+    assert _accepts_value({**_NESTED, "additionalProperties": {"type": "integer"}}, more)
+    assert not _accepts_value({**_NESTED, "additionalProperties": {"type": "string"}}, more)
 
 
 def test_no_key_stands_twice() -> None:
@@ -150,22 +152,81 @@ def test_all_of_is_the_intersection() -> None:
 @pytest.mark.parametrize(
     ("schema", "path", "problem"),
     [
-        ({"type": "string", "pattern": "a(?=b)"}, "v", "look-around"),
-        ({"type": "object", "properties": {"x": {"type": "string"}, "w": {"type": "string", "pattern": "a(?!b)"}}},
-         "v.w", "look-around"),
-        ({"$ref": "https://example.org/schema"}, "v", "points outside"),
-        ({"$ref": "#/$defs/absent"}, "v", "points nowhere"),
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "v", "no type is common"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "v", "greater than maximum"),
         ({"type": "array", "items": False, "minItems": 1}, "v.items", "admits no value"),
         ({"type": "string", "enum": [1, 2]}, "v", "none of the values"),
-        ({"type": "array", "prefixItems": [{"type": "string"}]}, "v", "prefixItems"),
+        ({"type": "object", "properties": {"x": False}, "required": ["x"]}, "v.x", "admits no value"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "v", "less than minLength"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compiled_names_the_tool_and_the_place(schema: dict[str, Any], path: str, problem: str) -> None:
+def test_what_no_value_fits_names_the_tool_and_the_place_and_takes_no_other_tool_down(
+    schema: dict[str, Any], path: str, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(GrammarError, match=problem) as caught:
         _accepts_value(schema, 1)
     assert (caught.value.tool, caught.value.path) == ("t", path)
+    call = formats.render_calls([ToolCall("get_current_time", {"timezone": "Europe/Oslo"})])
+    assert _accepts([_tool(schema), *bundled_tools()], call)
+    assert "not offered" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("schema", "note", "good", "bad"),
+    [
+        ({"type": "string", "pattern": "^a(?!b)"}, "look-around", "ac", "ab"),
+        ({"type": "string", "pattern": r"^(\w)\1$"}, "back-reference", "aa", "ab"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems", [1, 2], [1, 1]),
+        ({"type": "integer", "not": {"const": 3}}, "'not'", 4, 3),
+        ({"type": "integer", "maximum": 10**30}, "bound", 5, 10**31),
+        ({"if": {"type": "string"}, "then": {"minLength": 2}}, "'if'", "ab", "a"),
+    ],
+)  # fmt: skip
+def test_what_the_grammar_cannot_say_is_checked_afterwards_with_a_warning(
+    schema: dict[str, Any], note: str, good: Any, bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _accepts_value(schema, good)
+    assert _accepts_value(schema, bad)
+    assert note in caplog.text
+    assert not check_calls([ToolCall("t", {"v": good})], [_tool(schema)])
+    assert check_calls([ToolCall("t", {"v": bad})], [_tool(schema)])
+
+
+def test_a_reference_that_leads_nowhere_lets_any_value_pass_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    for reference in ("https://example.org/schema", "#/$defs/absent", "#absent"):
+        assert _accepts_value({"$ref": reference}, {"any": ["value"]})
+        assert reference in caplog.text
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "maxLength": 5_000},
+        {"type": "string", "minLength": 1, "maxLength": 40, "pattern": r"\S"},
+        {"enum": [f"value {index}" for index in range(5_000)]},
+        {"oneOf": [{"const": f"value {index}", "title": "x"} for index in range(2_000)]},
+        {"type": "object", "properties": {f"key {index}": {"type": "string"} for index in range(1_000)}},
+        {"type": "array", "items": {"type": "string"}, "maxItems": 100_000},
+    ],
+)
+def test_sizes_that_real_servers_publish_compile_and_can_be_written(schema: dict[str, Any]) -> None:
+    value: Any = {"key 7": "x", "key 900": "y"} if schema.get("type") == "object" else "value 1234"
+    assert _accepts_value(schema, [value] if schema.get("type") == "array" else value)
+
+
+def test_objects_nested_in_objects_seventy_deep_compile() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    value: Any = "x"
+    for _ in range(70):
+        schema, value = {"type": "object", "properties": {"a": schema}, "required": ["a"]}, {"a": value}
+    assert _accepts_value(schema, value)
+
+
+def test_an_address_never_is_a_run_of_signs() -> None:
+    assert not _accepts_value({"type": "string", "format": "email"}, "????????@example.org")
+    assert not check_calls(
+        [ToolCall("t", {"v": "o'neill+x@a-b.example"})], [_tool({"type": "string", "format": "email"})]
+    )
 
 
 def test_words_calls_and_both_are_replies_but_a_marker_in_words_is_none() -> None:
@@ -183,8 +244,12 @@ def test_words_calls_and_both_are_replies_but_a_marker_in_words_is_none() -> Non
 
 @pytest.mark.parametrize("cutting", [formats.CALL_END, formats.TURN_END])
 def test_a_string_never_holds_what_would_cut_its_call(cutting: str) -> None:
+    raw = '<tool_call>{"name": "t", "arguments": {"v": "a%sb"}}</tool_call>'
     for schema in ({"type": "string"}, {"type": "string", "pattern": "."}, {}, {"type": "string", "maxLength": 50}):
-        assert not _accepts_value(schema, f"a{cutting}b")
+        assert _accepts([_tool(schema)], raw % cutting[:-1])
+        assert not _accepts([_tool(schema)], raw % cutting)
+    written = formats.render_calls([ToolCall("t", {"v": f"a{cutting}b"})])
+    assert formats.parse_reply(written).calls == (ToolCall("t", {"v": f"a{cutting}b"}),)
     chosen = _tool({"enum": [f"a{cutting}b", "c"]})
     escaped = '<tool_call>{"name": "t", "arguments": {"v": "a%sb"}}</tool_call>' % ("\\u003c" + cutting[1:])
     assert _accepts([chosen], escaped)

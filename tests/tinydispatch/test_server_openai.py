@@ -205,13 +205,14 @@ def test_a_prompt_that_does_not_fit_the_context_is_a_bad_request() -> None:
             assert "maximum context length" in caught.value.message
 
 
-def test_a_schema_that_no_grammar_expresses_is_a_bad_request(caller: Running) -> None:
-    properties = {"a": {"type": "string", "pattern": "(?=x)y"}}
-    function = {"name": "t", "parameters": {"type": "object", "properties": properties}}
+def test_a_schema_that_no_call_can_fit_is_a_bad_request_and_takes_no_other_tool_down(caller: Running) -> None:
+    function = {"name": "t", "parameters": {"type": "object", "properties": {"a": False}, "required": ["a"]}}
+    impossible = {"type": "function", "function": function}
     with pytest.raises(openai.BadRequestError) as caught:
-        _create(caller, tools=[*TOOLS, {"type": "function", "function": function}])
-    assert (caught.value.param, caught.value.code) == ("tools[1].function.parameters", "invalid_function_parameters")
+        _create(caller, tools=[impossible])
+    assert (caught.value.param, caught.value.code) == ("tools[0].function.parameters", "invalid_function_parameters")
     assert "'t'" in caught.value.message
+    assert _create(caller, tools=[*TOOLS, impossible]).choices
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from tinydispatch.decoding.constraint import Constraint, best
 from tinydispatch.decoding.recall import Trail
+from tinydispatch.decoding.rules import GrammarError
+from tinydispatch.formats import CALL_START
 from tinydispatch.ggml.runtime import Logits, Runtime
 
 # Hears the bytes of each id as it is decided; False ends the reply.
@@ -83,6 +85,9 @@ class GreedyDecoder:
         """Go on from the logits after the prompt and what `start` gave, up to `limit` ids in all.
 
         `rows` are the logits after the last id that is decided, and after each of the guesses.
+
+        Raises:
+            GrammarError: llguidance gave up on the grammar; names the tool of the call that was being written.
         """
         result = self.result
         logits = self._look_ahead(guess, rows)
@@ -92,8 +97,7 @@ class GreedyDecoder:
             if self._pending:
                 logits = self._evaluate(limit - len(result.ids))
             token, probability = best(logits, self.constraint.mask())
-            if self.constraint.problem:
-                return result
+            self._check_constraint()
             if token in self.runtime.eog_ids:
                 result.choices.append(Choice(result.n_bytes, probability))
                 break
@@ -106,10 +110,20 @@ class GreedyDecoder:
                 self._n_pending_forced += bool(self._pending)
             self._record(ids, is_forced=True)
             result.n_forced += len(ids)
-        result.is_complete = not self.constraint.problem and len(result.ids) <= limit
+        self._check_constraint()
+        result.is_complete = len(result.ids) <= limit
         if self.trail is not None and result.is_complete:
             self.trail.learn()
         return result
+
+    def _check_constraint(self) -> None:
+        """A grammar that gave up allows nothing and says it has stopped: that is no end of a reply."""
+        if problem := self.constraint.problem:
+            text = b"".join(self.texts[token] for token in self.result.ids).decode("utf-8", "replace")
+            named = text.rpartition(f'{CALL_START}{{"name": "')[2] if CALL_START in text else ""
+            raise GrammarError(
+                named.partition('"')[0], "", f"the grammar failed while the reply was written: {problem}"
+            )
 
     def _record(self, ids: Sequence[int], *, is_forced: bool) -> None:
         if self.trail is not None:

@@ -280,14 +280,23 @@ class SchemaCompiler:
 
     def _literals(self, values: Sequence[Any], path: str) -> str:
         spellings: dict[str, None] = {}
+        others: dict[str, None] = {}
         for value in values:
             try:
-                spellings[terminals.spelled(value)] = None
+                if isinstance(value, (dict, list)):
+                    others[_lexemes(value)] = None
+                else:
+                    spellings[terminals.spelled(value)] = None
             except ValueError:
                 self._note(path, f"the value {_shown(value)} cannot be written as JSON and is left out")
-        if not spellings:
+        rules = [self._rules.terminal(terminals.one_of(spellings))] if spellings else []
+        if len(others) > _MAX_BRANCHES:
+            self._note(path, f"it lists more than {_MAX_BRANCHES} objects or arrays: any is allowed by the grammar")
+            return self._rules.any_value()
+        rules += map(self._rules.rule, others)
+        if not rules:
             raise _Nothing(path, "none of its values can be written as JSON")
-        return self._rules.terminal(terminals.one_of(spellings))
+        return rules[0] if len(rules) == 1 else self._rules.rule(" | ".join(rules))
 
     # One value
 
@@ -638,8 +647,11 @@ class _ObjectCompiler:
             rest: list[Node] = [False]
         else:
             rest = [part.get("additionalProperties", True) for part in self._parts]
-            rest += [part["unevaluatedProperties"] for part in self._parts
-                     if "unevaluatedProperties" in part and "additionalProperties" not in part]  # fmt: skip
+            for part in self._parts:
+                if "unevaluatedProperties" in part and "additionalProperties" not in part:
+                    rest.append(part["unevaluatedProperties"])
+                    if len(self._parts) > 1:
+                        self._note("'unevaluatedProperties' of keys that another part lists is checked afterwards")
         rules = []
         patterns = dict.fromkeys(pattern for part in self._parts for pattern in part.get("patternProperties", {}))
         names: list[Node] = [part["propertyNames"] for part in self._parts if "propertyNames" in part]
@@ -715,7 +727,7 @@ class _ObjectCompiler:
         return self._rules.rule(f'"{{" {whole.first} "}}"' + (' | "{}"' if can_be_empty else ""))
 
     def _text_of(self, member: _Member) -> str:
-        return f"{terminals.quoted(terminals.spelled(member.key) + ': ')} {member.value}"
+        return f'{terminals.literal(member.key)} ": " {member.value}'
 
     def _piece(self, text: str, *, is_required: bool) -> _Piece:
         after = f'", " {text}'
@@ -740,7 +752,7 @@ class _ObjectCompiler:
             self._note("the values of its keys are checked afterwards")
             by_value = {self._rules.any_value(): [member.key for member in run]}
         ways = [
-            f"{self._rules.terminal(terminals.one_of(terminals.spelled(key) + ': ' for key in keys))} {value}"
+            f'{self._rules.terminal(terminals.one_of(map(terminals.spelled, keys)))} ": " {value}'
             for value, keys in by_value.items()
         ]
         return [self._many(self._rules.rule(" | ".join(ways)))]
@@ -797,6 +809,19 @@ def _common_kinds(kinds: Sequence[str], allowed: Sequence[str]) -> list[str]:
         elif kind == "number" and "integer" in allowed:
             found.append("integer")
     return found
+
+
+def _lexemes(value: Any) -> str:
+    """A JSON value in the pieces that any value has: the lexer follows the longest piece, and one of these must not be
+    part of a longer one.
+    """
+    comma = ' ", " '
+    if isinstance(value, dict):
+        members = [f'{terminals.literal(str(key))} ": " {_lexemes(item)}' for key, item in value.items()]
+        return f'"{{" {comma.join(members)} "}}"' if members else '"{}"'
+    if isinstance(value, list):
+        return f'"[" {comma.join(map(_lexemes, value))} "]"' if value else '"[]"'
+    return terminals.literal(value)
 
 
 def _kind_of(value: Any) -> str:

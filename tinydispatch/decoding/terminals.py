@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tinydispatch.formats import CALL_END, TURN_END
+from tinydispatch.formats import CALL_END, TURN_END, value_in_call
 from tinydispatch.string_formats import FORMATS
 
 # A reader cuts a call at these texts wherever they stand, so no string may hold them unescaped.
@@ -23,7 +23,7 @@ _ESCAPED = (
 )
 CHARACTER = rf"({_ESCAPED}|[^\"\\\x00-\x1F])"
 # A name is spelled as the writer spells it, so that no name has two spellings.
-_NAME_CHARACTER = r"(\\([\"\\bfnrt]|u00[01][0-9a-f])|[^\"\\\x00-\x1F])"
+_NAME_CHARACTER = r"(\\([\"\\bfnrt]|u00([01][0-9a-f]|7f))|[^\"\\\x00-\x1F\x7F])"
 
 INTEGER = "/-?(0|[1-9][0-9]{0,39})/"
 NUMBER = r"/-?(0|[1-9][0-9]{0,39})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?/"
@@ -67,9 +67,7 @@ def spelled(value: Any) -> str:
     Raises:
         ValueError: the value holds half of a surrogate pair, or a number that JSON lacks; no model can write them.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    for cutting in _CUTTING:
-        text = text.replace(cutting, "\\u003c" + cutting[1:])
+    text = value_in_call(value, allow_nan=False)
     text.encode("utf-8")
     return text
 
@@ -122,7 +120,9 @@ def string_leaf(patterns: Sequence[str], least: int = 0, most: int | None = None
 
 def json_leaf(schema: Mapping[str, Any]) -> str:
     """A rule's body: llguidance's own compilation of a small schema."""
-    return "%json " + json.dumps(schema)
+    # Without white space between tokens the leaf is part of the grammar around it; with it, the parser would have to
+    # choose between the two where both may go on.
+    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}})
 
 
 def _slashed(regex: str) -> str:
