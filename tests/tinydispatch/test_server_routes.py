@@ -116,11 +116,15 @@ def test_no_answer_is_without_a_word() -> None:
         assert "cut off" in choice.message.refusal
 
 
-@pytest.mark.parametrize("limit", [1, 3, 20, 61, 62])
-def test_usage_never_exceeds_the_limit(limit: int) -> None:
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_usage_never_exceeds_the_limit(is_parallel: bool) -> None:
     with running(ONE_CALL) as server:
-        found = _create(server, tools=TOOLS, tool_choice="required", max_tokens=limit)
-        assert found.usage.completion_tokens <= limit
+        common = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": is_parallel}
+        n_tokens = _create(server, **common).usage.completion_tokens
+        for limit in (1, 3, 20, n_tokens - 2, n_tokens - 1, n_tokens):
+            found = _create(server, **common, max_tokens=limit)
+            assert found.usage.completion_tokens <= limit
+            assert bool(found.choices[0].message.tool_calls) == (limit >= n_tokens - 1)
 
 
 def test_logprobs_spell_the_reply_and_name_alternatives(caller: Running) -> None:
