@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from openai.types.responses import response_create_params
 from tests.fixtures_server import MODEL, ONE_CALL, OSLO, ROME, TOOLS, TWO_CALLS, Running, running
 from tinydispatch import formats
 from tinydispatch.server.completions import CompletionBody
+from tinydispatch.server.request import ChatBody
 from tinydispatch.server.responses import ResponseBody
 from tinydispatch.tools import ToolCall
 
@@ -361,3 +363,10 @@ def test_a_text_is_continued_as_it_stands(speaker: Running) -> None:
 def test_what_is_wrong_with_a_completion_request_is_named(speaker: Running, change: dict[str, Any], param: str) -> None:
     response = _post(speaker, "/v1/completions", **{"model": MODEL, "prompt": "hi", **change})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_the_docs_name_all_that_is_refused() -> None:
+    page = Path(__file__).resolve().parents[2].joinpath("docs", "serving.md").read_text("utf-8")
+    table = page.partition("### What is refused")[2].partition("\n## ")[0]
+    names = {*ChatBody.REFUSED, *ResponseBody.REFUSED, *CompletionBody.REFUSED, "n", "best_of", "modalities"}
+    assert [name for name in sorted(names) if f"`{name}`" not in table] == []
