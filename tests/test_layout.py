@@ -29,5 +29,11 @@ def test_an_import_against_the_direction_is_found(package: str, line: str) -> No
     assert package in found[0]
 
 
+def test_pydantic_is_the_servers_alone() -> None:
+    tree = ast.parse("import pydantic")
+    assert wrong_imports(Path("tinydispatch/server/x.py"), tree, "tinydispatch") == []
+    assert len(wrong_imports(Path("tinydispatch/x.py"), tree, "tinydispatch")) == 1
+
+
 def test_an_import_along_the_direction_is_not_found() -> None:
     assert wrong_imports(Path("x.py"), ast.parse("from tinydispatch.tools import Tool"), "data") == []

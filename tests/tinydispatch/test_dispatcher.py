@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from tests.fixtures_gguf import QUESTION, TAUGHT_CALL, TODAY, WEATHER, PlaybackRuntime, taught_export, tiny_export
 from tinydispatch import formats
 from tinydispatch.calibration import Calibration, calibration_path
+from tinydispatch.decoding.constraint import GrammarConstraint
 from tinydispatch.decoding.reply import ToolChoice
 from tinydispatch.dispatcher import Dispatcher, model_fingerprint
-from tinydispatch.engine import EngineOptions
+from tinydispatch.engine import DecodingError, Engine, EngineOptions
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.open import open_model
 from tinydispatch.prefix_cache import shared_prefix
@@ -240,3 +242,32 @@ def test_a_calibration_counts_only_beside_the_very_file_that_it_was_fitted_to(
     with caplog.at_level(logging.WARNING), Dispatcher(model, [WEATHER], TODAY, n_ctx=64) as dispatcher:
         assert dispatcher.calibration == Calibration()
     assert "fitted to another model file" in caplog.text
+
+
+def test_logprobs_are_those_of_the_choices_and_0_where_there_was_none() -> None:
+    # Of forced text that several tokens can spell, only one spelling is written, and that was no choice.
+    words = ["get_weather", "location", '": "']
+    for reply in (formats.render_calls([TAUGHT_CALL]), "No idea. "):
+        engine = Engine(PlaybackRuntime(reply, words=words))
+        found = engine.complete([Message(Role.USER, QUESTION)], [WEATHER], 200, n_alternatives=2)
+        assert b"".join(token.data for token in found.logprobs).decode() == reply == found.text
+        chosen = math.prod(choice.probability for choice in found.choices[:-1])  # the last is the end
+        assert math.exp(sum(token.logprob for token in found.logprobs)) == pytest.approx(chosen, rel=1e-6)
+        assert sum(token.logprob == 0.0 for token in found.logprobs) >= found.tokens.forced
+
+
+def test_a_grammar_that_fails_while_decoding_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GrammarConstraint, "is_stopped", True)
+    monkeypatch.setattr(GrammarConstraint, "problem", "lexer error: too many\n<state>")
+    with pytest.raises(DecodingError, match=r"the grammar failed after \d+ tokens: lexer error: too many$"):
+        Dispatcher(PlaybackRuntime("hi"), [WEATHER], TODAY).dispatch(QUESTION)
+
+
+def test_a_reply_holds_no_more_tokens_than_its_limit() -> None:
+    engine = Engine(PlaybackRuntime(formats.render_calls([TAUGHT_CALL])))
+    for limit in (1, 5, 30, 62):
+        found = engine.complete(
+            [Message(Role.USER, QUESTION)], [WEATHER], limit, choice=ToolChoice.REQUIRED, n_alternatives=0
+        )
+        assert max(len(found.logprobs), found.tokens.generated) <= limit
+        assert b"".join(token.data for token in found.logprobs).decode() == found.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from openai.types.responses import response_create_params
 from tests.fixtures_server import MODEL, ONE_CALL, OSLO, ROME, TOOLS, TWO_CALLS, Running, running
 from tinydispatch import formats
 from tinydispatch.server.completions import CompletionBody
+from tinydispatch.server.request import ChatBody
 from tinydispatch.server.responses import ResponseBody
 from tinydispatch.tools import ToolCall
 
@@ -116,11 +118,15 @@ def test_no_answer_is_without_a_word() -> None:
         assert "cut off" in choice.message.refusal
 
 
-@pytest.mark.parametrize("limit", [1, 3, 20, 61, 62])
-def test_usage_never_exceeds_the_limit(limit: int) -> None:
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_usage_never_exceeds_the_limit(is_parallel: bool) -> None:
     with running(ONE_CALL) as server:
-        found = _create(server, tools=TOOLS, tool_choice="required", max_tokens=limit)
-        assert found.usage.completion_tokens <= limit
+        common = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": is_parallel}
+        n_tokens = _create(server, **common).usage.completion_tokens
+        for limit in (1, 3, 20, n_tokens - 2, n_tokens - 1, n_tokens):
+            found = _create(server, **common, max_tokens=limit)
+            assert found.usage.completion_tokens <= limit
+            assert bool(found.choices[0].message.tool_calls) == (limit >= n_tokens - 1)
 
 
 def test_logprobs_spell_the_reply_and_name_alternatives(caller: Running) -> None:
@@ -357,3 +363,10 @@ def test_a_text_is_continued_as_it_stands(speaker: Running) -> None:
 def test_what_is_wrong_with_a_completion_request_is_named(speaker: Running, change: dict[str, Any], param: str) -> None:
     response = _post(speaker, "/v1/completions", **{"model": MODEL, "prompt": "hi", **change})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_the_docs_name_all_that_is_refused() -> None:
+    page = Path(__file__).resolve().parents[2].joinpath("docs", "serving.md").read_text("utf-8")
+    table = page.partition("### What is refused")[2].partition("\n## ")[0]
+    names = {*ChatBody.REFUSED, *ResponseBody.REFUSED, *CompletionBody.REFUSED, "n", "best_of", "modalities"}
+    assert [name for name in sorted(names) if f"`{name}`" not in table] == []
