@@ -1,7 +1,7 @@
 """The values of `format` that are enforced: one regular expression each, which the grammar writes and the check reads.
 
-Beside the standards' formats stand three of ours: `local-date-time` (`YYYY-MM-DDTHH:MM`), `currency` and
-`iana-time-zone`.
+Beside the standards' formats stand four of ours: `local-date-time` (`YYYY-MM-DDTHH:MM`), `local-time` (`HH:MM`),
+`currency` and `iana-time-zone`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         "local-date-time": f"{_DATE}T{_MINUTES}",
         "date-time": f"{_DATE}T{_TIME}",
         "time": _TIME,
+        "local-time": _MINUTES,
         "duration": _DURATION,
         "currency": "[A-Z]{3}",
         "email": _EMAIL,

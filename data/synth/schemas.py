@@ -17,7 +17,7 @@ _MAX_DEPTH = 8  # of references to themselves
 _MOST_ITEMS = 3
 _TRIES = 20
 _SLOT_OF_FORMAT = {
-    "date": "date", "local-date-time": "datetime", "time": "time", "email": "email", "iana-time-zone": "timezone",
+    "date": "date", "local-date-time": "datetime", "local-time": "time", "email": "email", "iana-time-zone": "timezone",
     "uri": "url",
 }  # fmt: skip
 # For texts of which the schema says nothing: copied words, many of them seen nowhere else.

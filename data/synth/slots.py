@@ -12,12 +12,11 @@ from data.synth.values import SCALARS, Context, Filled, computed, coordinate, co
 
 _FORMATS = {
     "date": "date",
-    "time": "time",
+    "time": "local-time",
     "datetime": "local-date-time",
     "email": "email",
     "currency": "currency",
     "timezone": "iana-time-zone",
-    "url": "uri",
 }
 _FREQUENCIES = {"daily": ("day", "daily"), "weekly": ("week", "weekly"), "monthly": ("month", "monthly")}
 

@@ -80,7 +80,7 @@ def test_padding_is_never_the_end_token(qwen_dir: Path, tmp_path: Path) -> None:
 
 def test_a_template_that_ends_a_reply_without_a_token_is_refused(qwen_dir: Path, tmp_path: Path) -> None:
     directory = changed_tokenizer(qwen_dir, tmp_path)
-    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    template = "{{ tools }}{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     (directory / "chat_template.jinja").write_text(template, "utf-8")
     with pytest.raises(TokenizerError, match="could not learn to stop"):
         load_tokenizer(directory)
