@@ -29,7 +29,7 @@ from tinydispatch.formats import (
 from tinydispatch.tools import Message, Role, ToolCall
 
 WEATHER = bundled_tools()[:1]
-CONFIG = EvalConfig(max_new_tokens=40, device="cpu")
+CONFIG = EvalConfig(max_new_tokens=40, device="cpu", constrained=False)
 CALL = ToolCall("get_weather", {"location": "Oslo"})
 
 
