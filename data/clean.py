@@ -33,6 +33,11 @@ def _check_calls(conversation: Conversation, trained: Sequence[Message]) -> Reje
         if call.name not in names:
             offered = ", ".join(tool.name for tool in conversation.tools) or "none"
             return reject(conversation, RejectReason.UNKNOWN_TOOL, f"'{call.name}' is not among the tools: {offered}")
+    called = {call.name for message in trained for call in message.tool_calls}
+    for tool in conversation.tools:
+        if tool.name in called and tool.schema.notes:
+            note = tool.schema.notes[0]
+            return reject(conversation, RejectReason.INVALID_TOOLS, f"'{tool.name}': {note.path}: {note.text}")
     trained_calls = [call for message in trained for call in message.tool_calls]
     for violation in check_calls(trained_calls, conversation.tools):
         details = "; ".join(f"{d.path}: {d.message}" if d.path else d.message for d in violation.details)

@@ -96,6 +96,21 @@ class Schema:
         while self._pending:
             pointer, value, base = self._pending.pop()
             self._nodes[pointer] = self._node(value, _path(pointer), base)
+        self._note_circles()
+
+    def _note_circles(self) -> None:
+        """References that lead to nothing but themselves say nothing."""
+        is_done: set[str] = set()
+        for start in self._nodes:
+            chain: list[str] = []
+            pointer: str | None = start
+            while pointer is not None and pointer not in is_done and pointer not in chain:
+                chain.append(pointer)
+                node = self.target(pointer)
+                pointer = node.get("$ref") if isinstance(node, dict) else None
+            if pointer in chain:
+                self.notes.append(Note(_path(pointer), "the reference leads to itself without end: any value passes"))
+            is_done.update(chain)
 
     def target(self, reference: str) -> Node:
         """What a reference in this form stands for."""

@@ -28,6 +28,7 @@ _ADDRESS = {
         "kind": {"enum": ["home", "work", None, 3]},
     },
     "required": ["mail", "kind"],
+    "additionalProperties": False,
 }
 _STRESS = Tool(
     "ship.it-now_2",

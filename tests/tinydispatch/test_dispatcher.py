@@ -89,10 +89,11 @@ def test_a_listener_hears_every_byte_and_can_end_the_reply() -> None:
     assert (cut.reply, cut.is_complete, heard) == ("Z", False, [b"Z"])
 
 
-def test_a_tool_that_cannot_be_compiled_is_refused_when_the_dispatcher_is_made() -> None:
-    tool = Tool("t", "", {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}})
+def test_a_tool_that_no_call_can_fit_is_refused_when_the_dispatcher_is_made_unless_others_are_on_offer() -> None:
+    tool = Tool("t", "", {"type": "object", "properties": {"a": False}, "required": ["a"]})
     with pytest.raises(ValueError, match=r"tool 't': a: "):
-        Dispatcher(PlaybackRuntime("hi"), [WEATHER, tool], TODAY)
+        Dispatcher(PlaybackRuntime("hi"), [tool], TODAY)
+    assert Dispatcher(PlaybackRuntime("hi"), [WEATHER, tool], TODAY).dispatch("hello").reply == "hi"
 
 
 def test_the_second_tool_set_does_not_cost_the_first_its_prefix() -> None:
