@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
 
+import llguidance
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from tinydispatch import formats
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.decoding.constraint import best
 from tinydispatch.decoding.lookup import lookup
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.engine import Completion, Engine, EngineOptions
 from tinydispatch.tools import Message, Role, Tool, ToolCall
@@ -130,3 +134,18 @@ def test_lookup_continues_the_latest_longest_match() -> None:
     assert lookup([7, 1, 2, 3, 9, 1, 2, 4], [7, 1, 2], 2) == [3, 9]
     assert lookup([1, 2, 3], [5], 2) == []
     assert lookup([1, 2, 3], [8, 9], 2) == []
+
+
+def test_a_grammar_that_gives_up_is_an_error_with_the_tools_name_and_no_empty_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    properties = {f"key {index}": {"type": "integer", "maximum": index + 1} for index in range(60)}
+    tool = Tool("wide", "", {"type": "object", "properties": properties})
+    reply = formats.render_calls([ToolCall("wide", {"key 3": 1})])
+    assert _complete(PlaybackRuntime(reply), tools=[tool]).text == reply
+    small = llguidance.LLParserLimits(max_items_in_row=40)
+    limited = SimpleNamespace(LLMatcher=partial(llguidance.LLMatcher, limits=small))
+    monkeypatch.setattr("tinydispatch.engine.llguidance", limited)
+    with pytest.raises(GrammarError, match=r"the grammar failed while the reply was written: .*40") as caught:
+        _complete(PlaybackRuntime(reply), tools=[tool])
+    assert caught.value.tool == "wide"

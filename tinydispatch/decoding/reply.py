@@ -112,7 +112,7 @@ def _call(tool: Tool, rules: Rules, shape: ReplyShape, form: CallFormat) -> str:
     trial = Rules()
     compiler = SchemaCompiler(tool, trial, shape.order)
     body = compiler.arguments()
-    notes, is_loose = compiler.notes, False
+    notes, is_loose = compiler.notes, compiler.is_loose
     if compiler.is_risky or len(trial) > _SURELY_SMALL:
         alone = f"{_options(shape)}\n{_frame([f'{start} {body}'], shape, form)}{trial.text()}"
         if problem := _problem(alone) or _problem_in_use(alone, tool, form):

@@ -37,7 +37,7 @@ _MAX_ORDERED = 150
 _MAX_BRANCHES = 300
 _MAX_COUNTED_ITEMS = 200
 _MAX_COUNTED_CHARACTERS = 20_000
-_MAX_COMPILED = 6_000
+_MAX_COMPILED = 5_000
 _MAX_EXCLUDED_NAMES = 400
 # Automata that must hold together multiply: of more patterns than these at one place, all are left to the check.
 _MAX_PATTERNS, _MAX_NAME_PATTERNS = 5, 16
@@ -94,12 +94,14 @@ class _Gathered:
 class SchemaCompiler:
     """Compiles one tool's schema into `rules`. `notes` says what of it is left to the check.
 
+    `is_risky` says that llguidance may yet give up on what was compiled, `is_loose` that most was left out of it.
+
     Args:
         is_loose: keep the names, the required ones and the kinds of the arguments, and leave all else to the check.
     """
 
     def __init__(self, tool: Tool, rules: Rules, order: KeyOrder, *, is_loose: bool = False) -> None:
-        self._tool, self._rules, self._order, self._is_loose = tool, rules, order, is_loose
+        self._tool, self._rules, self._order, self.is_loose = tool, rules, order, is_loose
         self._schema = tool.schema
         self.notes: list[Note] = list(self._schema.notes)
         self._known: dict[tuple[int, ...], str] = {}
@@ -121,9 +123,9 @@ class SchemaCompiler:
         except _Nothing as error:
             raise GrammarError(self._tool.name, error.path, error.problem) from None
         except (_TooLarge, RecursionError):
-            if self._is_loose:
+            if self.is_loose:
                 raise GrammarError(self._tool.name, "", "it stands for too many rules") from None
-            self._is_loose = True
+            self.is_loose = True
             self.notes.append(Note("", "it stands for too many rules: only names and kinds of arguments are enforced"))
             self._known.clear()
             self._open.clear()
@@ -175,7 +177,7 @@ class SchemaCompiler:
         found = self._gather(nodes)
         if found.is_impossible:
             raise _Nothing(path, "'false' admits no value")
-        if self._is_loose and not is_root:
+        if self.is_loose and not is_root:
             return self._loose(found.parts, path)
         if not found.parts and not found.choices and not is_root:
             return self._rules.any_value()
