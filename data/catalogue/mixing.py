@@ -58,8 +58,8 @@ def mixed(
 ) -> Iterator[Conversation]:
     """Conversations for every request of every domain, `passes` times, each list's requests one after the other.
 
-    Deterministic by `seed`. A domain's `dialogue_id`s do not depend on it, so a request is on one side of a split in all
-    passes.
+    Deterministic by `seed`. A domain's `dialogue_id`s do not depend on it, so a request is on one side of a split in
+    all passes.
     """
     strangers = {
         domain.name: tuple(t for other in domains if other is not domain for t in other.tools) for domain in domains
@@ -109,6 +109,8 @@ class _Mixer:
             fitting = [r for r in left if r.tools_used and r.tools_used <= part and r.kind is not Kind.NEAR_MISS]
             while len(fitting) >= per_list:
                 chosen, fitting = fitting[: per_list + 4], fitting[per_list + 4 :]
+                if 0 < len(left) - len(chosen) < per_list:
+                    break  # what would be left is too little for a list of its own
                 yield part, chosen
                 gone = set(map(id, chosen))
                 left = [request for request in left if id(request) not in gone]
