@@ -286,15 +286,14 @@ def _provenance(source: SourceConfig, seed: int) -> dict[str, Any]:
         return {"kind": source.kind, "path": None, "licence": licence, "revision": source.revision or made}
     assert source.path is not None
     hub = None if isinstance(source, PhrasesSource | CatalogueSource | IntentsSource) else source.hub
-    licence = source.licence or ""
-    revision = source.revision or f"sha256 {content_hash(source.path)}"
+    stated, revision = source.licence, source.revision or f"sha256 {content_hash(source.path)}"
     if isinstance(source, IntentsSource):
-        licence = licence or licence_of(source.mapping) or ""
+        stated = stated or licence_of(source.mapping)
         revision += f", mapping {source.mapping} sha256 {content_hash(mapping_files(source.mapping)[0])}"
     return {
         "kind": source.kind,
         "path": hub or str(source.path),
-        "licence": licence or "not stated",
+        "licence": stated or "not stated",
         "revision": revision,
     }
 

@@ -144,7 +144,7 @@ def _matcher(value: Any, rule: ArgumentRule | None, each: SuiteRequest, today: d
     if rule.how is As.FIRST_DAY and value == "=today" and "=month_end" in str(each.request.calls[0].arguments):
         return {"$match": "one_of", "values": [resolved, today.replace(day=1).isoformat()]}
     if rule.how in (As.TEXT, As.PHRASE):
-        return {"$match": "text", "values": _spellings(resolved, rule, each.utterance)}
+        return {"$match": "text", "values": _spellings(resolved, each.utterance)}
     return resolved
 
 
@@ -160,7 +160,7 @@ _ARTICLE = re.compile(
 )
 
 
-def _spellings(value: str, rule: ArgumentRule, utterance: Utterance) -> list[str]:
+def _spellings(value: str, utterance: Utterance) -> list[str]:
     """Ways to write free text that mean the same: without its article, with capitals, a title without who comes."""
     found = [value, value.title(), value.capitalize()]
     if bare := _ARTICLE.sub("", value):

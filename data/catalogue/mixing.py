@@ -119,6 +119,8 @@ class _Mixer:
             fitting = [r for r in left if r.tools_used and r.tools_used <= part and r.kind is not Kind.NEAR_MISS]
             while len(fitting) >= per_list:
                 chosen, fitting = fitting[: per_list + 4], fitting[per_list + 4 :]
+                if 0 < len(left) - len(chosen) < per_list:
+                    break  # what would be left is too little for a list of its own
                 yield part, chosen
                 gone = set(map(id, chosen))
                 left = [request for request in left if id(request) not in gone]

@@ -203,8 +203,8 @@ def load_domain(path: Path) -> Domain:
     return Domain(name, str(tree.get("about", "")), tools, requests)
 
 
-def _item_lines(root: yaml.Node, key: str) -> list[int]:
-    for name, value in root.value:
+def _item_lines(root: yaml.Node | None, key: str) -> list[int]:
+    for name, value in root.value if root is not None else ():
         if name.value == key:
             return [item.start_mark.line + 1 for item in value.value]
     return []

@@ -113,8 +113,8 @@ def checked(utterance: Utterance, place: str) -> Utterance:
     for span in utterance.spans:
         if _cuts_a_word(utterance.text, span.start) or _cuts_a_word(utterance.text, span.end):
             raise DataFileError(
-                f"{place}: slot '{span.slot}' spans {span.start} to {span.end}, {utterance.said(span)!r}, which begins or "
-                "ends inside a word: it is shifted"
+                f"{place}: slot '{span.slot}' spans {span.start} to {span.end}, {utterance.said(span)!r}, which "
+                "begins or ends inside a word: it is shifted"
             )
     return utterance
 
@@ -285,10 +285,14 @@ def _snips(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
                     begin = len(text) + len(words) - len(words.lstrip())
                     spans.append(Span(chunk["entity"], begin, begin + len(words.strip())))
                 text += words
-            text, mended = _mended(
-                text.rstrip(), [replace(span, end=min(span.end, len(text.rstrip()))) for span in spans]
-            )
+            text, mended = _mended(*_stripped(text, spans))
             yield checked(Utterance(_short(place), text, intent, mended, settings.language), place)
+
+
+def _stripped(text: str, spans: Sequence[Span]) -> tuple[str, Sequence[Span]]:
+    """Without the line break that ends some texts, which a label may hold."""
+    end = len(text.rstrip())
+    return text[:end], [replace(span, end=end) if end < span.end <= len(text) else span for span in spans]
 
 
 def _mended(text: str, spans: Sequence[Span]) -> tuple[str, tuple[Span, ...]]:
@@ -325,7 +329,7 @@ def _flat(file: Path, settings: ReadSettings) -> Iterator[Utterance]:
                     f"{slot['value']!r}; {hint}"
                 )
             spans.append(Span(slot["name"], slot["start"], slot["end"]))
-        text, mended = _mended(text.rstrip(), [replace(span, end=min(span.end, len(text.rstrip()))) for span in spans])
+        text, mended = _mended(*_stripped(text, spans))
         yield checked(Utterance(_short(place), text, row["intent"], mended, settings.language), place)
 
 

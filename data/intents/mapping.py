@@ -79,6 +79,7 @@ class ArgumentRule:
     how: As = As.TEXT
     pattern: Pattern = field(default_factory=dict)
     after: Pattern = field(default_factory=dict)
+    unless: Pattern = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     value: Any = None
     day: tuple[str, ...] = ()
@@ -105,7 +106,7 @@ class CallRule:
 
 @dataclass(frozen=True)
 class IntentRule:
-    """What becomes of an intent: calls, a reply (one of `replies`, or that no tool serves), or nothing (`skip`: why)."""
+    """What becomes of an intent: calls, a reply (of `replies`, or that no tool serves), or nothing (`skip`: why)."""
 
     line: int
     calls: tuple[CallRule, ...] = ()
@@ -181,26 +182,22 @@ def licence_of(name: str | Path) -> str | None:
 class _Place:
     """Where one is in a mapping file: path, YAML node and key, for messages."""
 
-    def __init__(self, path: Path, node: yaml.Node | None, key: str = "") -> None:
-        self.path, self.node, self.key = path, node, key
-
-    @property
-    def line(self) -> int:
-        return self.node.start_mark.line + 1 if self.node is not None else 1
+    def __init__(self, path: Path, node: yaml.Node | None, key: str = "", line: int = 1) -> None:
+        self.path, self.node, self.key, self.line = path, node, key, line
 
     def at(self, *keys: str | int) -> _Place:
         """Further in; a key that is not there stays at its parent's line."""
         place = self
         for key in keys:
-            node: yaml.Node | None = None
-            if isinstance(place.node, yaml.MappingNode):
-                pairs = [(name, value) for name, value in place.node.value if name.value == str(key)]
-                node = pairs[0][1] if pairs else None
-                if pairs and not isinstance(node, yaml.MappingNode | yaml.SequenceNode):
-                    node = pairs[0][0]
-            elif isinstance(place.node, yaml.SequenceNode) and isinstance(key, int) and key < len(place.node.value):
-                node = place.node.value[key]
-            place = _Place(self.path, node or place.node, f"{place.key}.{key}" if place.key else str(key))
+            node, line = place.node, place.line
+            if isinstance(node, yaml.MappingNode):
+                for name, value in node.value:
+                    if name.value == str(key):
+                        node, line = value, name.start_mark.line + 1
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+                node = node.value[key]
+                line = node.start_mark.line + 1
+            place = _Place(self.path, node, f"{place.key}.{key}" if place.key else str(key), line)
         return place
 
     def error(self, message: str) -> DataFileError:
@@ -428,7 +425,7 @@ def _call_rule(place: _Place, value: Any, tools: Mapping[str, Tool]) -> CallRule
 
 
 _ARGUMENT_KEYS = frozenset(
-    {"slot", "as", "pattern", "after", "values", "value", "day", "part", "default_day", "half_day", "default"}
+    {"slot", "as", "pattern", "after", "unless", "values", "value", "day", "part", "default_day", "half_day", "default"}
 )
 
 
@@ -462,6 +459,7 @@ def _argument(place: _Place, name: str, value: Any, schema: Mapping[str, Any]) -
         how=As(how),
         pattern=_pattern(place.at("pattern"), value.get("pattern"), groups=1),
         after=_pattern(place.at("after"), value.get("after")),
+        unless=_pattern(place.at("unless"), value.get("unless")),
         values=_values(place.at("values"), value.get("values"), schema),
         day=place.at("day").names(value["day"]) if "day" in value else (),
         part=place.at("part").names(value["part"]) if "part" in value else (),
@@ -558,8 +556,9 @@ def load_thingpedia_tools(path: Path) -> tuple[ToolGroup, ...]:
         DataFileError: it cannot be read, or holds no tools.
     """
     tools: dict[str, Tool] = {}
+    line = ""
     try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for line in path.read_text("utf-8").splitlines():
             row = json.loads(line)
             tools[row["name"]] = Tool(row["name"], row["description"] or "", _tidy(row["parameters"]))
     except OSError as error:
@@ -567,7 +566,7 @@ def load_thingpedia_tools(path: Path) -> tuple[ToolGroup, ...]:
             f"{path}: cannot be read: {error.strerror}; it holds the schemas, beside the rows"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataFileError(f"{path}:{number}: no tool with name, description and parameters: {error}") from error
+        raise DataFileError(f"{path}: no tool with name, description and parameters: {line:.80}: {error}") from error
     groups: list[list[Tool]] = [[]]
     for name in sorted(tools):
         if len(groups[-1]) >= 12 and name.rsplit(".", 1)[0] != groups[-1][-1].name.rsplit(".", 1)[0]:

@@ -1,7 +1,8 @@
 """What people say → what a tool takes: days, times of day, durations, numbers, money, in four languages.
 
 A day comes out as a rule of the catalogue ("=friday", "=today+2", "=03-17"), so that one reading serves on any
-reference date. Only what is understood to its last word comes out; the rest raises `NotUnderstood` with its reason.
+reference date. Only what is understood to its last word comes out; the rest raises
+`NotUnderstoodError` with its reason.
 
 Numbers in words are read by text2num, names of days, months and currencies by Babel (CLDR). dateparser was tried:
 it takes "next friday" for this week's, "17 uhr" for the 17th, and knows neither "this weekend" nor "half past seven".
@@ -14,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from babel import Locale
 from babel.dates import get_day_names, get_month_names
@@ -26,7 +28,7 @@ LANGUAGES = ("en", "de", "fr", "es")
 Rules = Sequence[tuple[str, str]]
 
 
-class NotUnderstood(ValueError):
+class NotUnderstoodError(ValueError):
     """Words that have no one meaning here; `reason` is the name under which the row is counted."""
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
@@ -97,7 +99,7 @@ _BEFORE: Mapping[str, Rules] = {
         (r"\b(?:una )?media hora\b", "30 minutos"),
     ),
 }
-# After it; accents are gone by then. wd0 is Monday, m1 January, #5 an ordinal.
+# After it; accents are gone by then. wd0 is Monday, m1 January, #5 an ordinal, "15 till 6" a quarter to six.
 _AFTER: Mapping[str, Rules] = {
     "en": (
         (r"(\d+)(?:st|nd|rd|th)\b", r"#\1"),
@@ -113,7 +115,7 @@ _AFTER: Mapping[str, Rules] = {
         (r"\b(?:a )?half past\b", "30 past"),
         (r"\b(\d+) (?:minutes )?(?:past|after) (\d+)\b", r"\1 past \2"),
         # "nine to eleven" is a span.
-        (r"\b(?:(\d+) minutes|(15|20|25)) (?:to|before) (\d+)\b", r"\1\2 to \3"),
+        (r"\b(?:(\d+) minutes|(15|20|25)) (?:to|before) (\d+)\b", r"\1\2 till \3"),
         (r"\b(?:this )?(?:coming|upcoming) (?=wd)", "this "),
         (r"\b(\d+ \w+) from (?:now|today)\b", r"in \1"),
         (r"\b(second|minute|hour|day|week|month|year)s\b", r"\1"),
@@ -156,11 +158,11 @@ _AFTER: Mapping[str, Rules] = {
         (r"\b(\d+):(\d\d) uhr\b", r"\1:\2 o24"),
         (r"\b(\d+) uhr (\d{1,2})\b", r"\1:\2 o24"),
         (r"\b(\d+) uhr\b", r"\1 o24"),
-        (r"\bhalb (\d+)(?: o24)?\b", r"30 to \1"),
+        (r"\bhalb (\d+)(?: o24)?\b", r"30 till \1"),
         (r"\bviertel nach (\d+)(?: o24)?\b", r"15 past \1"),
-        (r"\bviertel vor (\d+)(?: o24)?\b", r"15 to \1"),
+        (r"\bviertel vor (\d+)(?: o24)?\b", r"15 till \1"),
         (r"\b(\d+) (?:minute )?nach (\d+)(?: o24)?\b", r"\1 past \2"),
-        (r"\b(\d+) (?:minute )?vor (\d+)(?: o24)?\b", r"\1 to \2"),
+        (r"\b(\d+) (?:minute )?vor (\d+)(?: o24)?\b", r"\1 till \2"),
         (r"\bjede[nrsm]?\b", "every"),
         (r"\btagliche?[nrsm]?\b", "every day"),
         (r"\bwochentliche?[nrsm]?\b", "every week"),
@@ -195,7 +197,7 @@ _AFTER: Mapping[str, Rules] = {
         (r"\bannees?\b|\bans?\b", "year"),
         (r"\bjours?\b", "day"),
         (r"\bdans (\d+)", r"in \1"),
-        (r"\b(\d+) heures? moins (\d+)\b", r"\2 to \1"),
+        (r"\b(\d+) heures? moins (\d+)\b", r"\2 till \1"),
         (r"\bmoins (\d+)\b", r"before \1"),
         (r"\b(?:in )(\d+) heures?\b", r"in \1 hour"),
         (r"\b(\d+) ?h(?:eures?)? ?(\d{1,2})\b", r"\1:\2 o24"),
@@ -236,7 +238,7 @@ _AFTER: Mapping[str, Rules] = {
         (r"\bdias?\b", "day"),
         (r"\b(?:dentro de|en) (\d+)", r"in \1"),
         (r"\b(\d+ \w+) desde (?:ahora|today)\b", r"in \1"),
-        (r"\b(\d+) menos (\d+)\b", r"\2 to \1"),
+        (r"\b(\d+) menos (\d+)\b", r"\2 till \1"),
         (r"\b(\d+) horas\b", r"\1 hours"),
         (r"\bhoras?\b|\bhours\b", "hour"),
         (r"\bminutos?\b", "minute"),
@@ -251,18 +253,23 @@ _AFTER: Mapping[str, Rules] = {
 }
 # Taken off both ends again and again: they add nothing to a day or a time.
 _FILLERS: Mapping[str, frozenset[str]] = {
-    "en": frozenset({"the", "on", "at", "for", "of", "around", "about", "starting", "later", "please"}),
-    "de": frozenset({"der", "die", "das", "den", "dem", "des", "am", "um", "für", "fur", "im", "vom", "von", "zum", "gegen"}),
-    "fr": frozenset({"le", "la", "l'", "a", "du", "de", "d'", "pour", "en", "au", "des", "vers"}),
-    "es": frozenset({"el", "la", "las", "a", "de", "del", "para", "al", "en", "es", "por", "que"}),
-}  # fmt: skip
+    "en": frozenset(["the", "on", "at", "for", "of", "around", "about", "starting", "later", "please"]),
+    "de": frozenset(
+        ["der", "die", "das", "den", "dem", "des", "am", "um", "für", "fur", "im", "vom", "von", "zum", "gegen"]
+    ),
+    "fr": frozenset(["le", "la", "l'", "a", "du", "de", "d'", "pour", "en", "au", "des", "vers"]),
+    "es": frozenset(["el", "la", "las", "a", "de", "del", "para", "al", "en", "es", "por", "que"]),
+}
 # Words beside a labelled day or time that change what it means, and so belong to it.
 _LEFT: Mapping[str, str] = {
-    "en": r"next|this|last|every|each|in|within|after|before|until|till|by|from|since|between|past|half|quarter|to|coming|upcoming|following",
-    "de": r"nächste[nrsm]?|diese[nrsm]?|letzte[nrsm]?|kommende[nrsm]?|jede[nrsm]?|in|nach|vor|bis|ab|von|seit|zwischen|halb|viertel|übernächste[nrsm]?",
+    "en": r"next|this|last|every|each|in|within|after|before|until|till|by|from|since|between|past|half|quarter|to"
+    r"|coming|upcoming|following",
+    "de": r"(?:über)?nächste[nrsm]?|diese[nrsm]?|letzte[nrsm]?|kommende[nrsm]?|jede[nrsm]?|in|nach|vor|bis|ab|von|seit"
+    r"|zwischen|halb|viertel",
     "fr": r"prochaine?|ce|cette|cet|chaque|dans|après|avant|jusqu'(?:à|au)|dès|depuis|entre|tous les|dernière?",
-    "es": r"próxim[oa]|este|esta|cada|dentro de|después de|antes de(?:l| la| las)?|hasta(?: las?)?|desde(?: las?)?|entre(?: las?)?|tod[oa]s l[oa]s|últim[oa]",
-}  # fmt: skip
+    "es": r"próxim[oa]|este|esta|cada|dentro de|después de|antes de(?:l| la| las)?|hasta(?: las?)?|desde(?: las?)?"
+    r"|entre(?: las?)?|tod[oa]s l[oa]s|últim[oa]",
+}
 _RIGHT: Mapping[str, str] = {
     "en": r"next week|from now|from today|ago|before|earlier|o'clock|a\.? ?m\.?|p\.? ?m\.?|or",
     "de": r"nächster? woche|ab jetzt|ab heute|vorher|uhr|früher|oder",
@@ -285,18 +292,16 @@ def with_neighbours(text: str, start: int, end: int, language: str) -> tuple[int
 @lru_cache(maxsize=8)
 def _names(language: str) -> Rules:
     """Days of the week and months, by CLDR, as substitutions."""
-    rules = []
-    for widths, getter, mark in (
-        (("wide", "abbreviated"), get_day_names, "wd"),
-        (("wide", "abbreviated"), get_month_names, "m"),
-    ):
+    rules: list[tuple[str, str]] = []
+    # "mar" is Tuesday and March in French and Spanish.
+    widths: tuple[Literal["wide", "abbreviated"], ...] = (
+        ("wide",) if language in ("fr", "es") else ("wide", "abbreviated")
+    )
+    for getter, mark in ((get_day_names, "wd"), (get_month_names, "m")):
         for width in widths:
-            if width == "abbreviated" and language in ("fr", "es"):
-                continue  # "mar" is Tuesday and March
             for index, name in getter(width, locale=language).items():
                 plain = _unaccented(name.casefold()).rstrip(".")
-                # "may", "mi" and "do" are words of their own; only the whole name of so short a month is taken.
-                if len(plain) >= 3:
+                if len(plain) >= 3:  # German "Mi" and "Do" are too often other words
                     rules.append((rf"\b{re.escape(plain)}\b\.?", f"{mark}{index}"))
     if language == "en":
         rules += [(r"\btues\b", "wd1"), (r"\bthurs?\b", "wd3"), (r"\bsept\b", "m9")]
@@ -349,7 +354,7 @@ def days(said: str, language: str) -> Days:
     either, it is not understood. "this week" and "this month" begin today.
 
     Raises:
-        NotUnderstood: no day, or one of several.
+        NotUnderstoodError: no day, or one of several.
     """
     text = _common(said, language)
     if found := re.fullmatch(rf"(today|tomorrow|overmorrow|yesterday){_PART}", text):
@@ -357,7 +362,7 @@ def days(said: str, language: str) -> Days:
     if found := re.fullmatch(rf"(?:(this|next|last) )?wd(\d){_PART}", text):
         which, index = found[1], int(found[2])
         if which == "next" and language != "en":
-            raise NotUnderstood(_NOT_A_DAY, f"'{said}' means this week's or the next one's")
+            raise NotUnderstoodError(_NOT_A_DAY, f"'{said}' means this week's or the next one's")
         rule = {"next": f"=next_week_start+{index}", "last": f"=last {_WEEKDAYS[index]}"}.get(
             which or "", f"={_WEEKDAYS[index]}"
         )
@@ -385,7 +390,7 @@ def days(said: str, language: str) -> Days:
 
 def _day_of_month(said: str, day: int) -> Days:
     if not 1 <= day <= 31:
-        raise NotUnderstood(_NOT_A_DAY, f"'{said}' names no day")
+        raise NotUnderstoodError(_NOT_A_DAY, f"'{said}' names no day")
     return Days(f"=day {day}", f"=day {day}")
 
 
@@ -405,12 +410,13 @@ def _dated(said: str, text: str) -> Days:
                 return Days(f"={month:02d}-{day:02d}", f"={month:02d}-{day:02d}")
             if (month, day) == (2, 29) and int(found["y"]) % 4:
                 break
-            return Days(*[f"{found['y']}-{month:02d}-{day:02d}"] * 2)
-    raise NotUnderstood(_NOT_A_DAY, f"'{said}' is no day that is understood")
+            day_meant = f"{found['y']}-{month:02d}-{day:02d}"
+            return Days(day_meant, day_meant)
+    raise NotUnderstoodError(_NOT_A_DAY, f"'{said}' is no day that is understood")
 
 
 def _several(said: str) -> Days:
-    raise NotUnderstood(_NOT_A_DAY, f"'{said}' is too long a time")
+    raise NotUnderstoodError(_NOT_A_DAY, f"'{said}' is too long a time")
 
 
 # --- times of day -----------------------------------------------------------------------------------------------------
@@ -423,11 +429,11 @@ def clock(said: str, language: str, part: str = "") -> Clock:
     stay unsettled.
 
     Raises:
-        NotUnderstood: needs the present time, or is no one time.
+        NotUnderstoodError: needs the present time, or is no one time.
     """
     text = re.sub(r"^(?:from|ab|von|depuis|des|desde) ", "", _common(said, language))
     if re.fullmatch(r"(?:in |after )?(?:\d+ (?:second|minute|hour)(?: (?:and )?(?=\d))?)+(?: from now)?", text):
-        raise NotUnderstood(
+        raise NotUnderstoodError(
             RejectReason.PRESENT_TIME_NEEDED, f"'{said}' counts from the present time, which no prompt states"
         )
     if text in ("noon", "midnight"):
@@ -436,17 +442,17 @@ def clock(said: str, language: str, part: str = "") -> Clock:
     if found := re.fullmatch(rf"(?P<h>\d{{1,2}})(?:[: .]?(?P<m>\d\d))?(?P<o24> o24| hour)?{half}(?P<late> o24)?", text):
         hour, minute = int(found["h"]), int(found["m"] or 0)
         return _settled(said, hour, minute, found["half"] or part, is_24=bool(found["o24"] or found["late"]))
-    if found := re.fullmatch(rf"(?P<m>\d{{1,2}}) (?P<to>past|to) (?P<h>\d{{1,2}}){half}", text):
+    if found := re.fullmatch(rf"(?P<m>\d{{1,2}}) (?P<to>past|till) (?P<h>\d{{1,2}}){half}", text):
         hour, minute = int(found["h"]), int(found["m"])
-        if found["to"] == "to":
+        if found["to"] == "till":
             hour, minute = (hour - 1) % 24 or 12, 60 - minute
         return _settled(said, hour, minute, found["half"] or part, is_24=False)
-    raise NotUnderstood(RejectReason.TIME_NOT_UNDERSTOOD, f"'{said}' is no time of day that is understood")
+    raise NotUnderstoodError(RejectReason.TIME_NOT_UNDERSTOOD, f"'{said}' is no time of day that is understood")
 
 
 def _settled(said: str, hour: int, minute: int, half: str, *, is_24: bool) -> Clock:
     if hour > 24 or minute > 59:
-        raise NotUnderstood(RejectReason.TIME_NOT_UNDERSTOOD, f"'{said}' is no time of day")
+        raise NotUnderstoodError(RejectReason.TIME_NOT_UNDERSTOOD, f"'{said}' is no time of day")
     hour %= 24
     if hour > 12 or hour == 0:
         return Clock(hour, minute, True)
@@ -483,13 +489,13 @@ def duration(said: str, language: str) -> int:
     """Seconds of "an hour and a half", "zwei Stunden", "90 minutes".
 
     Raises:
-        NotUnderstood: it is none.
+        NotUnderstoodError: it is none.
     """
     text = re.sub(r"^(?:for|fur|in|pour|durante) ", "", _common(said, language))
     found = re.findall(r"(\d+(?:\.\d+)?) (second|minute|hour|day|week|o24)\b", text)
     rest = re.sub(r"\d+(?:\.\d+)? (?:second|minute|hour|day|week|o24)\b", "", text)
     if not found or set(rest.split()) - {"and", "und", "et", "y"}:
-        raise NotUnderstood(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no duration")
+        raise NotUnderstoodError(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no duration")
     return round(sum(float(count) * _SECONDS[unit] for count, unit in found))
 
 
@@ -506,7 +512,7 @@ def number(said: str, language: str) -> int | float:
     """ "twenty-five" → 25, "3.5" → 3.5, "fifty percent" → 50.
 
     Raises:
-        NotUnderstood: it is no one number.
+        NotUnderstoodError: it is no one number.
     """
     text = alpha2digit(said.casefold().strip(), language, threshold=0)
     text = re.sub(r"\s*(?:%|percent|per cent|prozent|pour cent|por ciento|por 100|pour 100)$", "", text)
@@ -515,7 +521,7 @@ def number(said: str, language: str) -> int | float:
     if not re.fullmatch(r"-?\d+(?:\.\d+)?", text):
         if text in _ONE[language]:
             return 1
-        raise NotUnderstood(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no number")
+        raise NotUnderstoodError(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no number")
     return float(text) if "." in text else int(text)
 
 
@@ -524,11 +530,19 @@ def holds_number(text: str, language: str) -> bool:
     return bool(re.search(r"\d", alpha2digit(text.casefold(), language, threshold=3)))
 
 
+_DAY_WORDS = re.compile(r"\b(?:today|tomorrow|overmorrow|yesterday|(?:this|next|last) (?:week|month)|weekend|wd\d)\b")
+
+
+def holds_day(text: str, language: str) -> bool:
+    """Whether a text names a day anywhere."""
+    return _DAY_WORDS.search(_common(text, language)) is not None
+
+
 def repetition(said: str, language: str) -> tuple[str, Days | None]:
     """ "every day" → ("daily", None); "every friday" → ("weekly", Friday).
 
     Raises:
-        NotUnderstood: another rhythm, or none.
+        NotUnderstoodError: another rhythm, or none.
     """
     text = _common(said, language)
     if found := re.fullmatch(r"every (day|week|month|year)", text):
@@ -536,7 +550,7 @@ def repetition(said: str, language: str) -> tuple[str, Days | None]:
     if found := re.fullmatch(r"every wd(\d)s?", text):
         rule = f"={_WEEKDAYS[int(found[1])]}"
         return "weekly", Days(rule, rule)
-    raise NotUnderstood(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no rhythm that is understood")
+    raise NotUnderstoodError(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no rhythm that is understood")
 
 
 # --- money, places, addresses -----------------------------------------------------------------------------------------
@@ -594,10 +608,10 @@ def currency(said: str, language: str) -> str:
     """The three-letter code of a currency said by its name, or spelled.
 
     Raises:
-        NotUnderstood: no currency, or a name that several have.
+        NotUnderstoodError: no currency, or a name that several have.
     """
     if (code := _currencies(language).get(_currency_name(said))) is None:
-        raise NotUnderstood(RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD, f"'{said}' names no one currency")
+        raise NotUnderstoodError(RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD, f"'{said}' names no one currency")
     return code
 
 
@@ -616,7 +630,7 @@ def amount_before(text: str, language: str) -> tuple[int | float, str] | None:
         tail = "".join(words[-count:])
         try:
             value = number(tail.replace("$", "").replace("€", "").replace("£", ""), language)
-        except NotUnderstood:
+        except NotUnderstoodError:
             continue
         return value, tail
     return None
@@ -642,7 +656,7 @@ def time_zone(said: str, language: str) -> str:
     """The IANA zone of a city, of a country that has one zone, or of a zone's own name.
 
     Raises:
-        NotUnderstood: unknown, or a place with several zones.
+        NotUnderstoodError: unknown, or a place with several zones.
     """
     plain = _unaccented(said.casefold()).replace(".", "").replace("'s", "")
     plain = re.sub(r"\b(\w) (?=\w\b)", r"\1", plain)
@@ -650,7 +664,7 @@ def time_zone(said: str, language: str) -> str:
     for name in names:
         if zone := _ZONES.get(name) or _places(language).get(name):
             return zone
-    raise NotUnderstood(RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD, f"'{said}' is no place with one time zone")
+    raise NotUnderstoodError(RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD, f"'{said}' is no place with one time zone")
 
 
 @lru_cache(maxsize=8)
@@ -686,7 +700,7 @@ def email(said: str, language: str) -> str:
     """ "jo at kew dot org" → "jo@kew.org".
 
     Raises:
-        NotUnderstood: something of it is missing.
+        NotUnderstoodError: something of it is missing.
     """
     text = f" {said.casefold()} "
     for at in {_AT[language], " at ", " @ "}:
@@ -695,5 +709,5 @@ def email(said: str, language: str) -> str:
         text = text.replace(dot, ".")
     text = text.strip()
     if not re.fullmatch(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", text):
-        raise NotUnderstood(RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD, f"'{said}' is no whole address")
+        raise NotUnderstoodError(RejectReason.PLACE_OR_MONEY_NOT_UNDERSTOOD, f"'{said}' is no whole address")
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from data.catalogue.reader import DateRuleError, Domain, Kind, Request, resolve
 from data.intents import normalize
 from data.intents.forms import Span, Utterance
 from data.intents.mapping import ArgumentRule, As, CallRule, IntentMapping, IntentRule, Pattern, ToolGroup
-from data.intents.normalize import Clock, Days, NotUnderstood
+from data.intents.normalize import Clock, Days, NotUnderstoodError
 from data.rejected import Rejected, RejectReason, sample_of
 from tinydispatch.tools import Message, Role, Tool, ToolCall
 
@@ -76,7 +77,7 @@ def map_utterance(utterance: Utterance, mapping: IntentMapping) -> Mapped | Reje
         if utterance.call is not None:
             return _given_call(utterance, mapping)
         return _by_rule(utterance, mapping)
-    except NotUnderstood as error:
+    except NotUnderstoodError as error:
         return _rejected(utterance, error.reason, error.detail)
 
 
@@ -87,13 +88,13 @@ def _rejected(utterance: Utterance, reason: RejectReason, detail: str) -> Reject
 def _by_rule(utterance: Utterance, mapping: IntentMapping) -> Mapped:
     rule = mapping.intents.get(utterance.intent)
     if rule is None:
-        raise NotUnderstood(RejectReason.INTENT_NOT_MAPPED, f"{mapping.path.name} has no rule for it")
+        raise NotUnderstoodError(RejectReason.INTENT_NOT_MAPPED, f"{mapping.path.name} has no rule for it")
     if rule.skip:
-        raise NotUnderstood(RejectReason.INTENT_LEFT_OUT, rule.skip)
+        raise NotUnderstoodError(RejectReason.INTENT_LEFT_OUT, rule.skip)
     template, _ = _template(utterance)
     if rule.is_reply:
         if not _holds(rule.says, template, utterance.language, True):
-            raise NotUnderstood(RejectReason.INTENT_LEFT_OUT, "worded as if a tool served it")
+            raise NotUnderstoodError(RejectReason.INTENT_LEFT_OUT, "worded as if a tool served it")
         return _without_call(utterance, mapping, rule)
     slots = {span.slot for span in utterance.spans}
     for call in rule.calls:
@@ -105,7 +106,7 @@ def _by_rule(utterance: Utterance, mapping: IntentMapping) -> Mapped:
         )
         if is_fit:
             return _called(utterance, mapping, call)
-    raise NotUnderstood(RejectReason.INTENT_LEFT_OUT, "no rule is for rows that are worded so")
+    raise NotUnderstoodError(RejectReason.INTENT_LEFT_OUT, "no rule is for rows that are worded so")
 
 
 def _holds(pattern: Pattern, text: str, language: str, default: bool) -> bool:
@@ -158,19 +159,23 @@ def _called(utterance: Utterance, mapping: IntentMapping, call: CallRule) -> Map
     for rule in call.arguments:
         value = reading.value_of(rule)
         if value is not None:
+            if isinstance(value, str) and _holds(rule.unless, value, utterance.language, False):
+                raise NotUnderstoodError(RejectReason.ARGUMENT_NOT_SAID, f"'{value}' names no {rule.name}")
             arguments[rule.name] = value
     for name in call.tool.parameters.get("required", []):
         if name not in arguments:
-            raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, f"'{name}' of {call.tool.name}")
+            raise NotUnderstoodError(RejectReason.ARGUMENT_NOT_SAID, f"'{name}' of {call.tool.name}")
     if call.needs_one_of and not call.needs_one_of & arguments.keys():
-        raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, f"one of {', '.join(sorted(call.needs_one_of))}")
+        raise NotUnderstoodError(RejectReason.ARGUMENT_NOT_SAID, f"one of {', '.join(sorted(call.needs_one_of))}")
     if unused := [span for span in reading.unused() if span.slot not in call.ignore]:
         span = unused[0]
-        raise NotUnderstood(
+        raise NotUnderstoodError(
             RejectReason.SLOT_WITHOUT_ARGUMENT, f"{span.slot} '{utterance.said(span)}' for {call.tool.name}"
         )
-    if normalize.holds_number(reading.rest(), utterance.language):
-        raise NotUnderstood(RejectReason.WORDS_UNLABELLED, "a number that is not labelled")
+    if normalize.holds_number(rest := reading.rest(), utterance.language):
+        raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, "a number that is not labelled")
+    if normalize.holds_day(rest, utterance.language):
+        raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, "a day that is not labelled")
     _require_fit(call.tool, arguments)
     kind = Kind.NORMALIZED if reading.is_normalized else Kind.ONE
     group = mapping.group_of(call.tool.name)
@@ -183,12 +188,12 @@ def _require_fit(tool: Tool, arguments: Mapping[str, Any]) -> None:
         try:
             violations = tool.violations(resolve(arguments, today))
         except DateRuleError as error:
-            raise NotUnderstood(RejectReason.DAY_NOT_UNDERSTOOD, str(error)) from error
+            raise NotUnderstoodError(RejectReason.DAY_NOT_UNDERSTOOD, str(error)) from error
         if violations:
             first = violations[0]
             missing = re.fullmatch(r"'(\w+)' is a required property", first.message)
             reason = RejectReason.ARGUMENT_NOT_SAID if missing else RejectReason.SCHEMA_VIOLATION
-            raise NotUnderstood(reason, f"{tool.name}: {first.path or 'arguments'}: {first.message}")
+            raise NotUnderstoodError(reason, f"{tool.name}: {first.path or 'arguments'}: {first.message}")
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -200,7 +205,8 @@ _JOINTS = re.compile(
     re.IGNORECASE,
 )
 _ARTICLES = re.compile(
-    r"^(?:to|about|of|that|for|the|my|an?|daran|an|dass|fürs?|zu|zum|zur|den|die|das|der|dem|mein\w*|ma|mon|mes|mi|mis|de|d'|que|à|pour|du|la|le|les|l'|a|el|los|las|sobre|para)\s+",
+    r"^(?:to|about|of|that|for|the|my|an?|daran|an|dass|fürs?|zu|zum|zur|den|die|das|der|dem|mein\w*"
+    r"|ma|mon|mes|de|que|à|pour|du|la|le|les|mi|mis|a|el|los|las|sobre|para)\s+|^[dl]['’]\s*",
     re.IGNORECASE,
 )
 
@@ -234,7 +240,8 @@ class _Reading:
             return rule.value
         if rule.how is As.UTTERANCE:
             self._used.append((0, len(self._utterance.text)))
-            return _ADDRESSED.sub("", self._utterance.text).strip(" ,.?!")
+            words = _ADDRESSED.sub("", self._utterance.text).strip(" ,?!¿¡")
+            return words if re.search(r"\b\w\.$", words) else words.rstrip(".")
         if rule.how in (As.AMOUNT, As.CURRENCY_FROM, As.CURRENCY_TO):
             return self._conversion(rule)
         if rule.how in (As.TIME, As.DATE_TIME):
@@ -246,7 +253,9 @@ class _Reading:
         spans = self._labelled(rule.slots) if is_day else self._spans(rule.slots)
         if rule.how is As.REPETITION:
             return self._repetition(rule)
-        spans = [span for span in spans if self._follows(span, rule) and not (is_day and self._is_bare_part(span))]
+        spans = [span for span in spans if self._follows(span, rule)]
+        if is_day:
+            spans = [span for span in spans if not self._is_bare_part(span) and not self._is_daily(span)]
         return self._from_spans(rule, spans) if spans else rule.default
 
     def _is_bare_part(self, span: Span) -> bool:
@@ -255,12 +264,12 @@ class _Reading:
         return bool(part) and not is_today and span.slot not in ("date", "timeRange")
 
     def _repetition(self, rule: ArgumentRule) -> Any:
-        """How often; of the second and later slots only what is a rhythm counts ("every" [monday], labelled as a date)."""
+        """How often; of the second and later slots only a rhythm counts ("every" [monday], labelled as a date)."""
         for span in self._labelled(rule.slots):
             start, end = normalize.with_neighbours(self._utterance.text, span.start, span.end, self._language)
             try:
                 value, _ = normalize.repetition(self._utterance.text[start:end], self._language)
-            except NotUnderstood:
+            except NotUnderstoodError:
                 if span.slot == rule.slots[0]:
                     raise
                 continue
@@ -289,7 +298,7 @@ class _Reading:
     def _one(self, spans: Sequence[Span], rule: ArgumentRule) -> Span:
         if len(spans) > 1:
             said = " and ".join(f"'{self._utterance.said(span)}'" for span in spans)
-            raise NotUnderstood(RejectReason.SAID_TWICE, f"{said} for '{rule.name}'")
+            raise NotUnderstoodError(RejectReason.SAID_TWICE, f"{said} for '{rule.name}'")
         return spans[0]
 
     def _from_spans(self, rule: ArgumentRule, spans: Sequence[Span]) -> Any:
@@ -315,7 +324,9 @@ class _Reading:
 
     def _tidy(self, words: str) -> str:
         if words.startswith("="):
-            raise NotUnderstood(RejectReason.WORDS_UNLABELLED, f"{words!r} begins with '=', which marks rules of dates")
+            raise NotUnderstoodError(
+                RejectReason.WORDS_UNLABELLED, f"{words!r} begins with '=', which marks rules of dates"
+            )
         return re.sub(r"['’]s$", "", words) if self._language == "en" else words
 
     def _joined(self, rule: ArgumentRule, spans: Sequence[Span]) -> Any:
@@ -323,10 +334,10 @@ class _Reading:
         if len(spans) == 1:
             return self._plain(spans[0])
         text = self._utterance.text
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in itertools.pairwise(spans):
             if not _JOINTS.fullmatch(text[before.end : after.start]):
                 said = " and ".join(f"'{self._utterance.said(span)}'" for span in spans)
-                raise NotUnderstood(RejectReason.SAID_TWICE, f"{said} for '{rule.name}'")
+                raise NotUnderstoodError(RejectReason.SAID_TWICE, f"{said} for '{rule.name}'")
         return self._tidy(self._use(spans[0].start, spans[-1].end))
 
     def _by_pattern(self, rule: ArgumentRule) -> Any:
@@ -338,7 +349,7 @@ class _Reading:
         if rule.how is As.PHRASE:
             phrase = self._phrase(found.start(1))
             if pattern is not None and pattern.search(phrase):
-                raise NotUnderstood(RejectReason.WORDS_UNLABELLED, "the request is said twice")
+                raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, "the request is said twice")
             return phrase
         start, end = self._in_text(found.start(1)), self._in_text(found.end(1))
         words = self._use(start, end)
@@ -377,11 +388,14 @@ class _Reading:
             if found := _TAIL.search(self._utterance.text[start:end]):
                 end, changed = start + found.start(), True
         if end <= start:
-            raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, "nothing is said but a time")
-        if _BROKEN.search(self._utterance.text[start:end]):
-            raise NotUnderstood(RejectReason.WORDS_UNLABELLED, "what is to be done breaks off at the time")
+            raise NotUnderstoodError(RejectReason.ARGUMENT_NOT_SAID, "nothing is said but a time")
+        words = self._utterance.text[start:end]
+        if _BROKEN.search(words):
+            raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, "what is to be done breaks off at the time")
+        if _TIME_FIRST.search(words):
+            raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, "a time or a condition that is not labelled")
         if any(start <= span.start < end for span in times):
-            raise NotUnderstood(RejectReason.SAID_TWICE, "a time stands in the middle of what is to be done")
+            raise NotUnderstoodError(RejectReason.SAID_TWICE, "a time stands in the middle of what is to be done")
         return self._tidy(self._use(start, end))
 
     def _with_preposition(self, span: Span) -> tuple[int, int]:
@@ -404,7 +418,7 @@ class _Reading:
             case As.INTEGER:
                 value = normalize.number(said, self._language)
                 if value != int(value):
-                    raise NotUnderstood(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no whole number")
+                    raise NotUnderstoodError(RejectReason.NUMBER_NOT_UNDERSTOOD, f"'{said}' is no whole number")
                 return int(value)
             case As.SECONDS:
                 return normalize.duration(said, self._language)
@@ -423,28 +437,28 @@ class _Reading:
     def _choice(self, rule: ArgumentRule, said: str) -> Any:
         words = said.casefold().strip()
         if words not in rule.values:
-            raise NotUnderstood(RejectReason.CHOICE_NOT_UNDERSTOOD, f"'{said}' for '{rule.name}'")
+            raise NotUnderstoodError(RejectReason.CHOICE_NOT_UNDERSTOOD, f"'{said}' for '{rule.name}'")
         return rule.values[words]
 
     def _days(self, spans: Sequence[Span], name: str) -> Days:
         """The day that labels speak of; "friday" and "march third" beside each other are one."""
         text = self._utterance.text
         places = [normalize.with_neighbours(text, span.start, span.end, self._language) for span in spans]
-        for (_, end), (start, _) in zip(places, places[1:], strict=False):
+        for (_, end), (start, _) in itertools.pairwise(places):
             if not re.fullmatch(r"(?:,|\s|the|of|de|le|el|den|dem|der)*", text[end:start], re.IGNORECASE):
                 said = " and ".join(f"'{text[a:b]}'" for a, b in places)
-                raise NotUnderstood(RejectReason.SAID_TWICE, f"{said} for '{name}'")
+                raise NotUnderstoodError(RejectReason.SAID_TWICE, f"{said} for '{name}'")
         said = self._use(places[0][0], places[-1][1])
         self.is_normalized = True
         try:
             return normalize.days(said, self._language)
-        except NotUnderstood as error:
+        except NotUnderstoodError as error:
             # "every monday" begins on Monday, if another argument says how often.
             if not self._has_repetition:
                 raise
             try:
                 _, first = normalize.repetition(said, self._language)
-            except NotUnderstood:
+            except NotUnderstoodError:
                 raise error from None
             if first is None:
                 raise
@@ -453,7 +467,9 @@ class _Reading:
     def _day(self, rule: ArgumentRule, spans: Sequence[Span]) -> str:
         days = self._days(spans, rule.name)
         if rule.how is As.DATE and days.first != days.last:
-            raise NotUnderstood(RejectReason.DAY_NOT_UNDERSTOOD, f"several days for '{rule.name}', which takes one")
+            raise NotUnderstoodError(
+                RejectReason.DAY_NOT_UNDERSTOOD, f"several days for '{rule.name}', which takes one"
+            )
         return days.last if rule.how is As.LAST_DAY else days.first
 
     def _moment(self, rule: ArgumentRule) -> str | None:
@@ -463,14 +479,14 @@ class _Reading:
         for span in parts:
             found, today = normalize.part_of_day(self._utterance.said(span), self._language)
             if not found:
-                raise NotUnderstood(RejectReason.TIME_NOT_UNDERSTOOD, f"'{self._utterance.said(span)}'")
+                raise NotUnderstoodError(RejectReason.TIME_NOT_UNDERSTOOD, f"'{self._utterance.said(span)}'")
             part, is_today = found, is_today or today
         days: Days | None = None
         spans = [span for span in self._labelled(rule.day) if not self._is_daily(span)]
         if spans:
             days = self._days(spans, rule.name)
             if days.first != days.last:
-                raise NotUnderstood(RejectReason.DAY_NOT_UNDERSTOOD, f"several days for '{rule.name}'")
+                raise NotUnderstoodError(RejectReason.DAY_NOT_UNDERSTOOD, f"several days for '{rule.name}'")
             part = part or days.part
         if is_today and days is None:
             days = Days("=today", "=today")
@@ -484,8 +500,9 @@ class _Reading:
             return str(clock)
         if days is None:
             if not rule.default_day:
-                raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, f"the day of '{rule.name}'")
-            days = Days(*["=today" if rule.default_day == "today" else "=today+1"] * 2)
+                raise NotUnderstoodError(RejectReason.ARGUMENT_NOT_SAID, f"the day of '{rule.name}'")
+            day = "=today" if rule.default_day == "today" else "=today+1"
+            days = Days(day, day)
         return f"{days.first}T{clock}"
 
     def _is_daily(self, span: Span) -> bool:
@@ -496,7 +513,7 @@ class _Reading:
                 self._has_repetition
                 and normalize.repetition(self._utterance.text[start:end], self._language)[1] is None
             )
-        except NotUnderstood:
+        except NotUnderstoodError:
             return False
 
     def _clock(self, rule: ArgumentRule, part: str) -> Clock | None:
@@ -514,7 +531,7 @@ class _Reading:
             return clock
         if rule.half_day == "afternoon" and 1 <= clock.hour <= 7:
             return Clock(clock.hour + 12, clock.minute, True)
-        raise NotUnderstood(RejectReason.HALF_OF_DAY_UNKNOWN, f"'{said}' for '{rule.name}'")
+        raise NotUnderstoodError(RejectReason.HALF_OF_DAY_UNKNOWN, f"'{said}' for '{rule.name}'")
 
     # --- currencies ---
 
@@ -523,10 +540,10 @@ class _Reading:
         text = self._utterance.text
         spans = self._labelled(rule.slots)
         if len(spans) != 2:
-            raise NotUnderstood(RejectReason.ARGUMENT_NOT_SAID, f"{len(spans)} currencies, and not two")
+            raise NotUnderstoodError(RejectReason.ARGUMENT_NOT_SAID, f"{len(spans)} currencies, and not two")
         amounts = [normalize.amount_before(text[: span.start], self._language) for span in spans]
         if all(amount is not None for amount in amounts):
-            raise NotUnderstood(RejectReason.SAID_TWICE, "both currencies have an amount")
+            raise NotUnderstoodError(RejectReason.SAID_TWICE, "both currencies have an amount")
         first = 1 if amounts[1] is not None else 0
         amount, words = amounts[first] or (1, "")
         source, target = spans[first], spans[1 - first]
@@ -547,18 +564,23 @@ class _Reading:
 
 _TIMES = frozenset({"date", "time", "timeofday", "general_frequency", "timeRange"})
 _TAIL = re.compile(
-    r"\s+(?:please|bitte|s'il (?:te|vous) plaît|por favor|on|at|for|of|the|um|am|von|à|a|de|du|del|en|por|para|pour|le"
+    r"(?:^|\s+)(?:please|bitte|s'il (?:te|vous) plaît|por favor|on|at|for|of|the|um|am|von|à|a|de|du|del|en|por|para"
+    r"|pour|le"
     r"|einstellen|erstellen|setzen|stellen|hinzufügen|(?:right )?now|olly|alexa)$",
     re.IGNORECASE,
 )
 # A phrase that breaks off where the time stood.
+_TIME_FIRST = re.compile(
+    r"^(?:at|on|in|by|before|after|when|if|um|am|vor|bevor|nach|wenn|à|avant|après|quand|si|antes|después|cuando)\b",
+    re.IGNORECASE,
+)
 _BROKEN = re.compile(
     r"\b(?:is|are|be|will|ist|sind|est|sont|sera|es|son|será|titled|called|namens)$|^(?:titled|called|namens)\b",
     re.IGNORECASE,
 )
 # How an assistant is addressed before a request.
 _ADDRESSED = re.compile(
-    r"^(?:(?:hey|ok|okay|hi|hallo|oye|salut)\s+)?(?:(?:olly|alexa|siri|google|cortana|pda)\b[\s,]*)?"
+    r"^(?:(?:hey|ok|okay|hi|hallo|oye|salut)\s+(?:google\b[\s,]*)?)?(?:(?:olly|alexa|siri|cortana|pda)\b[\s,]*)?"
     r"(?:(?:please|bitte|por favor|s'il (?:te|vous) plaît)\s+)?",
     re.IGNORECASE,
 )
@@ -579,22 +601,22 @@ def _given_call(utterance: Utterance, mapping: IntentMapping) -> Mapped:
     name, given = utterance.call
     group = next((group for group in mapping.groups if any(tool.name == name for tool in group.tools)), None)
     if group is None:
-        raise NotUnderstood(RejectReason.UNKNOWN_TOOL, f"{name} has no schema")
+        raise NotUnderstoodError(RejectReason.UNKNOWN_TOOL, f"{name} has no schema")
     tool = next(tool for tool in group.tools if tool.name == name)
     if _TRIGGER.search(utterance.text):
-        raise NotUnderstood(RejectReason.NOT_ONE_CALL, "worded as a trigger")
+        raise NotUnderstoodError(RejectReason.NOT_ONE_CALL, "worded as a trigger")
     if variables := [value for value in given.values() if isinstance(value, str) and value.startswith(("$", "="))]:
-        raise NotUnderstood(RejectReason.WORDS_UNLABELLED, f"{variables[0]!r} is a variable of a program")
+        raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, f"{variables[0]!r} is a variable of a program")
     rng = random.Random(f"{utterance.row_id} {utterance.text}")
     chosen: dict[str, tuple[str, Any]] = {}
     for mark in dict.fromkeys(_PLACEHOLDER.findall(utterance.text)):
         kind = mark.rsplit("_", 1)[0]
         if kind not in mapping.placeholders:
-            raise NotUnderstood(RejectReason.WORDS_UNLABELLED, f"no values for the placeholder {kind}")
+            raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, f"no values for the placeholder {kind}")
         taken = {value for value, _ in chosen.values()}
         pool = [pair for pair in mapping.placeholders[kind] if pair[0] not in taken]
         if not pool:
-            raise NotUnderstood(RejectReason.WORDS_UNLABELLED, f"too few values for {kind}")
+            raise NotUnderstoodError(RejectReason.WORDS_UNLABELLED, f"too few values for {kind}")
         chosen[mark] = rng.choice(pool)
     text = utterance.text
     for mark in sorted(chosen, key=len, reverse=True):
@@ -603,7 +625,7 @@ def _given_call(utterance: Utterance, mapping: IntentMapping) -> Mapped:
     filled = {key: _filled(given[key], chosen) for key in properties if key in given}
     filled |= {key: given[key] for key in given if key not in properties}
     if lost := sorted(set(chosen) - set(re.findall(_PLACEHOLDER, " ".join(map(str, given.values()))))):
-        raise NotUnderstood(RejectReason.SLOT_WITHOUT_ARGUMENT, f"{lost[0]} is in no argument")
+        raise NotUnderstoodError(RejectReason.SLOT_WITHOUT_ARGUMENT, f"{lost[0]} is in no argument")
     _require_fit(tool, filled)
     text = _detokenized(text)
     row = replace(utterance, text=text, call=None)

@@ -54,7 +54,7 @@ def read_intents(
         domains_of([row for row in rows if isinstance(row, Mapped)], mapping.groups),
         seed=seed,
         passes=source.passes,
-        requests_per_list=source.requests_per_list,
+        requests_per_list=source.requests_per_list + 4,  # a domain's last list may come out four short
         most_tools=source.most_tools,
         hardening=source.hardening,
         source=mapping.form,
