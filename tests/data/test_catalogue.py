@@ -96,7 +96,10 @@ def test_a_request_becomes_a_call_of_that_day_in_the_schema_s_order(tmp_path: Pa
         ("  - {say: hi, call: {sell_stay: {}}, kind: one, voice: curt}\n", r"pets.yaml:18: 'call' names no tool"),
         ("  - {say: hi, kind: one, voice: curt}\n", r"pets.yaml:18: give either 'call' or 'reply'"),
         ("  - {say: hi, reply: hm, kind: none, voice: curt, mood: sad}\n", r"pets.yaml:18: unknown key 'mood'"),
-        ("  - {turns: [{sing: la}], reply: hm, kind: none, voice: curt}\n", r"a turn is one of user, call, result and say"),
+        (
+            "  - {turns: [{sing: la}], reply: hm, kind: none, voice: curt}\n",
+            r"a turn is one of user, call, result and say",
+        ),
         ("  - {say: hi\n", r"pets.yaml: cannot be read"),
     ],
 )
@@ -122,7 +125,10 @@ def test_a_file_that_cannot_be_used_is_refused_by_line_and_key(
             '  - {say: "Milo from friday", call: {book_stay: {pet_name: Milo, check_in: "=freitag"}}, kind: one, voice: curt}\n',
             "no date rule",
         ),
-        ("  - {say: a place for Milo, call: {book_stay: {pet_name: Milo}}, kind: one, voice: curt}\n", "'check_in' is a required"),
+        (
+            "  - {say: a place for Milo, call: {book_stay: {pet_name: Milo}}, kind: one, voice: curt}\n",
+            "'check_in' is a required",
+        ),
         ("  - {say: what, reply: Which one, kind: missing, voice: curt}\n", "needs 'about'"),
         (
             '  - {say: "Milo friday", call: {book_stay: {pet_name: Milo, check_in: "=friday"}}, kind: several, voice: curt}\n',

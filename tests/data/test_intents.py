@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from data.catalogue.reader import resolve
 from data.config import HardeningConfig, IntentsSource
 from data.intents import normalize
