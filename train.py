@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", type=Stage, choices=list(Stage), help="redo this stage and everything after it")
     parser.add_argument("--until", type=Stage, choices=list(Stage), help="stop when this stage is complete")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. training.max_steps=2")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return run_pipeline(arguments.config, arguments.overrides, arguments.force, arguments.until)
 
 

@@ -33,10 +33,6 @@ _WORTH_A_STATE = 32
 _LOGPROB_ROWS = 32
 
 
-class DecodingError(ValueError):
-    """The grammar failed in the middle of a reply, so there is none; the message says why."""
-
-
 class PromptTooLongError(ValueError):
     """A conversation that leaves no room for a reply; the message says how long it is and what to do."""
 
@@ -211,8 +207,8 @@ class Engine:
 
         Raises:
             PromptTooLongError: the prompt does not fit the context.
-            DecodingError: the grammar failed in the middle of the reply.
-            ValueError: the template cannot render the conversation, or a schema cannot be expressed as a grammar.
+            GrammarError: a schema cannot be expressed as a grammar, or the grammar failed in the middle of the reply.
+            ValueError: the template cannot render the conversation.
         """
         started = time.perf_counter()
         constraint = self._constraint(tools, choice, is_parallel)
@@ -281,10 +277,6 @@ class Engine:
         decode_started = time.perf_counter()
         decoding = decoder.run(guess, rows, limit)
         ended = time.perf_counter()
-        if constraint.problem:
-            # After the reason llguidance prints its whole state.
-            reason = constraint.problem.partition("\n")[0]
-            raise DecodingError(f"the grammar failed after {len(decoding.ids)} tokens: {reason}")
         timings = Timings(
             prefill_ms=1000 * (decode_started - prefill_started),
             decode_ms=1000 * (ended - decode_started),

@@ -10,10 +10,9 @@ import pytest
 from tests.fixtures_gguf import QUESTION, TAUGHT_CALL, TODAY, WEATHER, PlaybackRuntime, taught_export, tiny_export
 from tinydispatch import formats
 from tinydispatch.calibration import Calibration, calibration_path
-from tinydispatch.decoding.constraint import GrammarConstraint
 from tinydispatch.decoding.reply import ToolChoice
 from tinydispatch.dispatcher import Dispatcher, model_fingerprint
-from tinydispatch.engine import DecodingError, Engine, EngineOptions
+from tinydispatch.engine import Engine, EngineOptions
 from tinydispatch.ggml.header import GgufError
 from tinydispatch.ggml.open import open_model
 from tinydispatch.prefix_cache import shared_prefix
@@ -255,13 +254,6 @@ def test_logprobs_are_those_of_the_choices_and_0_where_there_was_none() -> None:
         chosen = math.prod(choice.probability for choice in found.choices[:-1])  # the last is the end
         assert math.exp(sum(token.logprob for token in found.logprobs)) == pytest.approx(chosen, rel=1e-6)
         assert sum(token.logprob == 0.0 for token in found.logprobs) >= found.tokens.forced
-
-
-def test_a_grammar_that_fails_while_decoding_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GrammarConstraint, "is_stopped", True)
-    monkeypatch.setattr(GrammarConstraint, "problem", "lexer error: too many\n<state>")
-    with pytest.raises(DecodingError, match=r"the grammar failed after \d+ tokens: lexer error: too many$"):
-        Dispatcher(PlaybackRuntime("hi"), [WEATHER], TODAY).dispatch(QUESTION)
 
 
 def test_a_reply_holds_no_more_tokens_than_its_limit() -> None:

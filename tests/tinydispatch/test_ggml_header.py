@@ -134,3 +134,16 @@ def test_a_token_that_occurs_twice_is_refused_because_llama_cpp_would_abort(tmp_
     writer.close()
     with pytest.raises(GgufError, match="a token twice"):
         read_header(path)
+
+
+def test_a_part_of_a_split_model_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "model-00002-of-00003.gguf"
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_uint16("split.no", 1)
+    writer.add_uint16("split.count", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(GgufError, match=r"00003\.gguf: part 2 of 3 files that make up one model: join them"):
+        read_header(path)

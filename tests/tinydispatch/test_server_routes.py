@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from openai.types.responses import response_create_params
 
 from tests.fixtures_server import MODEL, ONE_CALL, OSLO, ROME, TOOLS, TWO_CALLS, Running, running
 from tinydispatch import formats
+from tinydispatch.decoding.constraint import GrammarConstraint
 from tinydispatch.server.completions import CompletionBody
 from tinydispatch.server.request import ChatBody
 from tinydispatch.server.responses import ResponseBody
@@ -99,6 +101,25 @@ def test_an_answer_that_was_written_before_the_results_of_its_calls_is_left_out(
         assert (choice.message.content, choice.finish_reason) == (None, "tool_calls")
 
 
+def test_a_form_that_no_reply_can_have_is_a_bad_request(speaker: Running) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "enum": ["x"]}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "t", "schema": schema}}
+    error = speaker.post({"messages": ASK, "response_format": form}).json()["error"]
+    assert (error["param"], error["code"]) == ("response_format.json_schema.schema", "invalid_json_schema")
+    text = {"format": {"type": "json_schema", "name": "t", "schema": schema}}
+    response = _post(speaker, "/v1/responses", input="hi", text=text)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "text.format.schema")
+
+
+def test_a_grammar_that_fails_in_the_middle_is_an_error_and_no_empty_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GrammarConstraint, "is_stopped", True)
+    monkeypatch.setattr(GrammarConstraint, "problem", "lexer error: too many\n<state>")
+    with running() as server:
+        response = server.post(server.ask())
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_function_parameters")
+        assert response.json()["error"]["message"].endswith("lexer error: too many")
+
+
 def test_any_json_object_may_be_asked_for() -> None:
     with running(formats.render_calls([ToolCall("answer", {"a": [1, {"b": None}]})])) as server:
         content = _create(server, response_format={"type": "json_object"}).choices[0].message.content
@@ -151,7 +172,7 @@ def test_a_request_says_which_day_it_is(caller: Running) -> None:
         found = _create(caller, tools=TOOLS, **more)
         assert caller.runtime.detokenize(caller.runtime.cached_ids).count("Today is ") == 1
         told: str = found.tinydispatch["reference_date"]
-        assert f"Today is {formats.reference_date_text(formats.dt.date.fromisoformat(told))[9:]}" in (
+        assert f"Today is {formats.reference_date_text(dt.date.fromisoformat(told))[9:]}" in (
             caller.runtime.detokenize(caller.runtime.cached_ids)
         )
         return told
@@ -173,7 +194,7 @@ def test_confidence_is_no_judgement_while_nothing_was_calibrated(caller: Running
 
 
 def test_what_was_ignored_is_said_in_a_header(caller: Running) -> None:
-    response = caller.post(caller.ask(mirostat=0, **{"naïve\r\nx": 1}))
+    response = caller.post({**caller.ask(mirostat=0), "naïve\r\nx": 1})
     assert response.status_code == 200
     assert response.headers["x-tinydispatch-warning"] == (
         "unknown parameter 'mirostat' was ignored; unknown parameter 'na\\xefve\\r\\nx' was ignored"

@@ -110,6 +110,7 @@ class _Reader:
             if key in metadata:
                 raise self._error(f"damaged header: the key {key!r} occurs twice")
             metadata[key] = self._value(self._scalar("I"))
+        self._check_whole(metadata)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
         is_power = type(alignment) is int and alignment & (alignment - 1) == 0
@@ -238,6 +239,15 @@ class _Reader:
                 problem = f"its offset is {tensor.offset}, the tensors before it end at {expected}"
                 raise self._error(f"damaged header: tensor {tensor.name!r} lies elsewhere: {problem}")
             expected += -(-tensor.n_bytes // alignment) * alignment
+
+    def _check_whole(self, metadata: Mapping[str, Any]) -> None:
+        count, number = metadata.get("split.count"), metadata.get("split.no")
+        if isinstance(count, int) and count > 1:
+            part = f"part {number + 1} of" if isinstance(number, int) else "one of"
+            raise self._error(
+                f"{part} {count} files that make up one model: join them with `llama-gguf-split --merge` "
+                "(from llama.cpp) and give the joined file"
+            )
 
     def _check_vocabulary(self, metadata: Mapping[str, Any]) -> None:
         tokens = metadata.get("tokenizer.ggml.tokens")

@@ -66,12 +66,6 @@ def unknown_model(name: str, served: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def decoding_failed(reason: str) -> ApiError:
-    """500: the grammar of this request failed in the middle of the reply; what it is stands in the message."""
-    message = f"The reply could not be decoded: {reason}."
-    return ApiError(500, message, SERVER_ERROR, code="decoding_failed", headers={"x-should-retry": "false"})
-
-
 def missing_key() -> ApiError:
     """401: no key at all."""
     message = (

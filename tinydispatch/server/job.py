@@ -12,9 +12,9 @@ from typing import Any
 
 from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.dispatcher import Dispatch
-from tinydispatch.engine import DecodingError, PromptTooLongError
+from tinydispatch.engine import PromptTooLongError
 from tinydispatch.formats import CALL_START, reference_date_of, render_calls
-from tinydispatch.server.errors import ApiError, decoding_failed, invalid, timed_out
+from tinydispatch.server.errors import ApiError, invalid, timed_out
 from tinydispatch.server.holder import Serving
 from tinydispatch.server.reader import Delta, ReplyReader, TextReader
 from tinydispatch.server.request import ChatRequest
@@ -166,8 +166,6 @@ class ChatJob:
             raise invalid(message, place, "context_length_exceeded") from error
         except GrammarError as error:
             raise _bad_schema(error, request) from error
-        except DecodingError as error:
-            raise decoding_failed(str(error)) from error
         except ValueError as error:
             raise invalid(str(error)) from error
 
@@ -230,7 +228,9 @@ def _begun_answer(reader: ReplyReader | TextReader, answer: Tool) -> str:
 
 
 def _bad_schema(error: GrammarError, request: ChatRequest) -> ApiError:
-    message = f"Invalid schema for function '{error.tool}': {error.path or 'parameters'}: {error.problem}"
+    # A grammar that fails while the reply is written gives its whole state after the reason.
+    reason = error.problem.partition("\n")[0]
+    message = f"Invalid schema for function '{error.tool}': {error.path or 'parameters'}: {reason}"
     if request.answer is not None and error.tool == request.answer.name:
         return invalid(message.replace("function", "the reply"), request.answer_place, "invalid_json_schema")
     # A named tool was picked out of several, so its place is known only where all are offered.
