@@ -538,9 +538,9 @@ def test_no_tool_of_a_shipped_mapping_has_a_bundled_tools_name() -> None:
 
 
 def test_the_rasa_example_becomes_what_docs_intents_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["table", "--mapping", "rasa-example", "configs/intents/rasa-example"]) == 0
+    assert command.main(["table", "--mapping", "rasa-example", "configs/intents/rasa-example/nlu"]) == 0
     assert "| read | 59 |" in capsys.readouterr().out
-    found = mapped(Path("configs/intents/rasa-example"), "rasa-example")
+    found = mapped(Path("configs/intents/rasa-example/nlu"), "rasa-example")
     assert kept(found)["please get us the oak room this thursday, half past three in the afternoon"] == {
         "room": "oak",
         "start": "2026-03-26T15:30",
