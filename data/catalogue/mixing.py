@@ -1,4 +1,5 @@
-"""Catalogue requests as training conversations: who is offered which tools on which day.
+"""Catalogue requests, and those of labelled intent data, as training conversations: who is offered which tools on
+which day.
 
 Ten or more requests share one list of tools and one day, so that tree packing computes the list once. Each pass over
 the catalogue makes other lists of the same requests: other neighbours, another order, other names, other days.

@@ -359,14 +359,23 @@ def write_massive(path: Path, rows: list[tuple[str, str, str]], locale: str = "e
     return path
 
 
+ERINNERUNG = "erinnere mich [date : morgen] um [time : siebzehn uhr] daran [event_name : brot] zu kaufen"
+# A mapping that names a label has to find it in the data.
+EVERY_SLOT = (
+    "was steht [date : diese woche] an [time : abends] [event_name : termin] bei [person : anna] [relation : chef] "
+    "[place_name : hier] [meal_type : essen] [timeofday : früh] [general_frequency : jede woche] "
+    "[weather_descriptor : regen] [time_zone : gmt] [email_address : a at b]"
+)
+
+
 def test_massive_in_german_onto_the_bundled_tools(tmp_path: Path) -> None:
     path = write_massive(
         tmp_path / "de.jsonl",
         [
             ("train", "weather_query", "wie wird das wetter [date : morgen] in [place_name : berlin]"),
-            ("train", "calendar_set", "erinnere mich [date : morgen] um [time : siebzehn uhr] daran [event_name : brot] zu kaufen"),
+            ("train", "calendar_set", ERINNERUNG),
             ("train", "qa_currency", "was sind zweihundert [currency_name : euro] in [currency_name : dollar]"),
-            ("train", "calendar_query", "was steht [date : diese woche] an [time : abends] [event_name : termin] bei [person : anna] [relation : chef] [meal_type : essen] [timeofday : früh] [general_frequency : jede woche] [weather_descriptor : regen] [time_zone : gmt] [email_address : a at b]"),
+            ("train", "calendar_query", EVERY_SLOT),
             ("test", "weather_query", "regnet es in [place_name : bonn]"),
         ],
         "de-DE",
@@ -454,7 +463,8 @@ def test_text_that_was_read_in_the_wrong_encoding_is_mended_with_its_spans(tmp_p
 def test_rasa_files_with_synonyms_roles_and_the_rest_of_a_project(tmp_path: Path) -> None:
     (tmp_path / "domain.yml").write_text("version: '3.1'\nintents: [travel]\n", "utf-8")
     (tmp_path / "nlu.yml").write_text(
-        'nlu:\n- intent: travel\n  examples: |\n    - from [Oslo]{"entity": "city", "role": "start"} to [the capital](city:Bergen)\n'
+        'nlu:\n- intent: travel\n  examples: |\n    - from [Oslo]{"entity": "city", '
+        '"role": "start"} to [the capital](city:Bergen)\n'
         '    - to [NYC]{"entity": "city"} from [Rome]{"entity": "city", "role": "start", "value": "FCO"}\n'
         "- synonym: New York\n  examples: |\n    - NYC\n",
         "utf-8",
@@ -464,7 +474,6 @@ def test_rasa_files_with_synonyms_roles_and_the_rest_of_a_project(tmp_path: Path
         "intents: {travel: {tool: go, arguments: {start: city.start, end: city}}}\n",
         "utf-8",
     )
-    found = mapped(tmp_path, tmp_path / "m.yaml")
     (tmp_path / "m.yaml").rename(tmp_path.parent / "m.yaml")
     found = mapped(tmp_path, tmp_path.parent / "m.yaml")
     assert kept(found) == {
@@ -479,7 +488,13 @@ def test_rasa_files_with_synonyms_roles_and_the_rest_of_a_project(tmp_path: Path
 
 
 def test_thingpedia_placeholders_get_one_value_in_text_and_call(tmp_path: Path) -> None:
-    tool = {"name": "com.x.send", "description": "send", "parameters": {"type": "object", "properties": {"to": {"type": "string", "description": "tt:username"}, "count": {"type": "number"}, "lang": {"type": "string"}}, "required": ["to"]}}  # fmt: skip
+    properties = {
+        "to": {"type": "string", "description": "tt:username"},
+        "count": {"type": "number"},
+        "lang": {"type": "string"},
+    }
+    parameters = {"type": "object", "properties": properties, "required": ["to"]}
+    tool = {"name": "com.x.send", "description": "send", "parameters": parameters}
     call = {"to": "USERNAME_0", "count": "NUMBER_0", "lang": "GENERIC_ENTITY_tt:iso_lang_code_0"}
     text = "send NUMBER_0 to USERNAME_0 in GENERIC_ENTITY_tt:iso_lang_code_0 ."
     rows: list[dict[str, Any]] = [
@@ -523,9 +538,9 @@ def test_no_tool_of_a_shipped_mapping_has_a_bundled_tools_name() -> None:
 
 
 def test_the_rasa_example_becomes_what_docs_intents_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["table", "--mapping", "rasa-example", "configs/intents/rasa-example"]) == 0
+    assert command.main(["table", "--mapping", "rasa-example", "configs/intents/rasa-example/nlu"]) == 0
     assert "| read | 59 |" in capsys.readouterr().out
-    found = mapped(Path("configs/intents/rasa-example"), "rasa-example")
+    found = mapped(Path("configs/intents/rasa-example/nlu"), "rasa-example")
     assert kept(found)["please get us the oak room this thursday, half past three in the afternoon"] == {
         "room": "oak",
         "start": "2026-03-26T15:30",
@@ -552,6 +567,8 @@ def test_a_suite_of_the_test_part_is_one_that_can_be_passed(tmp_path: Path) -> N
     suite = load_suite(out)
     assert Counter(case.category for case in suite.cases) == {"German": 3, "Spanish": 3}
     assert {len(case.expected) for case in suite.cases} == {0, 1}
+    lines = [case.note.split()[0].rpartition(":")[2] for case in suite.cases]
+    assert len(set(lines)) == 6  # a sentence and its translation stand on the same line of both files
     assert "yen" not in (out / "cases.jsonl").read_text("utf-8")
     assert command.main(["suite", "--mapping", str(mapping), *paths, "--out", str(out), "--count", "600"]) == 2
 
