@@ -12,7 +12,9 @@ from jsonschema.validators import Draft202012Validator
 from tinydispatch.json_schema import Schema
 
 _KEYS = ("a", "b", "xa")
-_NESTING = frozenset(["items", "contains", "additionalProperties", "not", "if", "unevaluatedProperties", "unevaluatedItems"])
+_NESTING = frozenset(
+    ["items", "contains", "additionalProperties", "not", "if", "unevaluatedProperties", "unevaluatedItems"]
+)
 _LISTING, _MAPPING = (
     frozenset({"prefixItems", "allOf", "anyOf", "oneOf"}),
     frozenset({"properties", "dependentSchemas"}),
