@@ -59,9 +59,9 @@ FORMATS: Mapping[str, str] = MappingProxyType(
     {
         "date": _DATE,
         "local-date-time": f"{_DATE}T{_MINUTES}",
+        "local-time": _MINUTES,
         "date-time": f"{_DATE}T{_TIME}",
         "time": _TIME,
-        "local-time": _MINUTES,
         "duration": _DURATION,
         "currency": "[A-Z]{3}",
         "email": _EMAIL,

@@ -144,6 +144,11 @@ def _date_time(context: Context) -> Filled:
     return Filled(f"{filled.value}:00Z", filled.forms, is_copied=False)
 
 
+def _time(context: Context) -> Filled:
+    filled = SCALARS["time"](context)
+    return Filled(f"{filled.value}:00Z", filled.forms, is_copied=False)
+
+
 def _duration(context: Context) -> Filled:
     filled = SCALARS["duration_minutes"](context)
     return Filled(f"PT{filled.value}M", filled.forms, is_copied=False)
@@ -151,6 +156,7 @@ def _duration(context: Context) -> Filled:
 
 _FORMATS: Mapping[str, Callable[[Context], Filled]] = {
     "date-time": _date_time,
+    "time": _time,
     "duration": _duration,
     "uuid": lambda context: copied(str(uuid.UUID(int=context.rng.getrandbits(128), version=4))),
     "ipv4": lambda context: copied(".".join(str(context.rng.randint(1, 254)) for _ in range(4))),

@@ -54,6 +54,7 @@ _MOMENT = {"type": "string", "format": "local-date-time"}
         ({"type": "string", "format": "iana-time-zone"}, ["Europe/Oslo", "UTC"], ["Europe/Atlantis", "oslo"]),
         ({"type": "string", "format": "time"}, ["19:00:30Z", "19:00:30.5+01:00"], ["24:00:00Z", "7pm", "19:00"]),
         ({"type": "string", "format": "date-time"}, ["2026-03-19T19:00:00+01:00"], ["2026-03-19", "2026-03-19T19:00"]),
+        ({"type": "string", "format": "local-time"}, ["19:00"], ["19:00:00", "24:00"]),
         ({"type": "string", "format": "duration"}, ["P1D", "PT1H30M", "P2W"], ["P", "1h", "PT1D"]),
         ({"type": "string", "format": "currency"}, ["USD"], ["usd", "USDX"]),
         ({"type": "string", "format": "uri"}, ["https://a.example/x?y=1"], ["no scheme", "a b://c"]),

@@ -454,9 +454,10 @@ class SchemaCompiler:
             most = None if most is not None and most > _MAX_COUNTED_CHARACTERS else most
         forms = list(dict.fromkeys(forms))
         if TIME_ZONE in forms:
-            return self._literals(
-                sorted(x for x in time_zones() if all(self._schema.is_valid(p, x) for p in parts)), path
-            )
+            if all(set(part) <= {"type", "format"} for part in parts) and len(forms) == 1:
+                return self._rules.terminal(_any_time_zone())
+            zones = [zone for zone in time_zones() if all(self._schema.is_valid(part, zone) for part in parts)]
+            return self._literals(sorted(zones), path)
         patterns = list(dict.fromkeys(patterns))
         if not patterns and not forms and not least and most is None:
             return self._rules.terminal(terminals.any_string())
@@ -796,6 +797,11 @@ class _Piece:
 
 
 _ALL_KEYS = frozenset[str]().union(*_SPEAKS_OF.values())
+
+
+@lru_cache(maxsize=1)
+def _any_time_zone() -> str:
+    return terminals.one_of(map(terminals.spelled, sorted(time_zones())))
 
 
 @lru_cache(maxsize=4_096)
