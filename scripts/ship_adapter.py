@@ -148,9 +148,19 @@ def _about(run: Path, results: Path | None) -> dict[str, Any]:
     if card.is_file():
         value = json.loads(card.read_text("utf-8"))
         about["data"] = {key: value[key] for key in ("train", "data_hash", "sources") if key in value}
+        for source in about["data"].get("sources", []):
+            source["path"] = _short(source.get("path"))
     if results is not None:
         about["pass_rates"] = pass_rates(results)
     return about
+
+
+def _short(path: str | None) -> str | None:
+    """A path without what only this machine has: relative to the checkout, or its last part."""
+    if path is None or not Path(path).is_absolute():
+        return path
+    root = Path(__file__).resolve().parents[1]
+    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else Path(path).name
 
 
 if __name__ == "__main__":
