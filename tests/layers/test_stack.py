@@ -24,9 +24,8 @@ from tests.layers.kitchen import (
     stack,
 )
 from tinydispatch.formats import render_calls
-from tinydispatch.layers.names import EndState, Layer, Reason
 from tinydispatch.layers.policy import ErrorAction, ErrorRule, Escalation, Limits
-from tinydispatch.layers.run_state import shares
+from tinydispatch.layers.stack import EndState, Layer, Reason, shares
 from tinydispatch.layers.toolbox import ToolPolicy
 from tinydispatch.tools import Message, Role, ToolCall
 

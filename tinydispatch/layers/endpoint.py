@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tinydispatch.formats import UnparsedToolCall, json_decoder
 from tinydispatch.layers.policy import EndpointConfig, PolicyError
-from tinydispatch.layers.worker import run_with_timeout
+from tinydispatch.layers.toolbox import run_with_timeout
 from tinydispatch.tools import Message, Role, Tool, ToolCall
 
 _LONGEST_WAIT_S = 20.0

@@ -16,8 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from tinydispatch.layers.run_state import RunEnd, shares
-from tinydispatch.layers.stack import Stack
+from tinydispatch.layers.stack import RunEnd, Stack, shares
 from tinydispatch.server.errors import invalid, unsupported
 from tinydispatch.server.messages import read_messages
 from tinydispatch.tools import Role
