@@ -21,6 +21,8 @@ ALLOWED = {
 }
 # The runtime goes onto machines without any of these; the server's own dependencies bring pydantic.
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pydantic", "yaml", "rich", "gguf"}
+# These come with the extras of the server and of the layers.
+READS_FILES, MAY_READ_FILES = {"pydantic", "yaml"}, {("tinydispatch", "server"), ("tinydispatch", "layers")}
 
 
 def python_files(root: Path = ROOT) -> Iterator[Path]:
@@ -36,7 +38,7 @@ def wrong_imports(path: Path, tree: ast.Module, package: str) -> list[str]:
     for name, line in _imported(tree):
         top = name.split(".")[0]
         is_heavy = package == "tinydispatch" and top in HEAVY
-        is_heavy = is_heavy and not (top == "pydantic" and path.parts[:2] == ("tinydispatch", "server"))
+        is_heavy = is_heavy and not (top in READS_FILES and path.parts[:2] in MAY_READ_FILES)
         is_foreign = top in ALLOWED and top != package and package in ALLOWED
         if is_heavy or (is_foreign and not any(_covers(allowed, name) for allowed in ALLOWED[package])):
             found.append(f"{path}:{line} {package} may not import {name}")

@@ -80,7 +80,7 @@ def check(
     """Operations and requests looked at, calls that were not sent, and what was wrong with the others."""
     names = iter(_labels(document, found))
     readable = _readable(document)
-    is_woven = '"#/paths/' in json.dumps(readable)
+    is_woven = '"#/paths/' in json.dumps(readable, default=str)
     n_checked = n_requests = n_unsent = 0
     wrong: list[str] = []
     for bound, (method, path) in list(zip(found.tools, names, strict=True))[:limit]:
@@ -116,9 +116,7 @@ def _value(schema: Any, root: Any, text: str, depth: int) -> Any:
     if not isinstance(schema, Mapping) or depth > 14:
         return text
     if "$ref" in schema:
-        found = root
-        for part in schema["$ref"][2:].split("/"):
-            found = found[unquote(part).replace("~1", "/").replace("~0", "~")]
+        found = _at(root, schema["$ref"])
         return _value({**found, **{key: item for key, item in schema.items() if key != "$ref"}}, root, text, depth + 1)
     if "const" in schema:
         return schema["const"]
@@ -153,9 +151,7 @@ def _value(schema: Any, root: Any, text: str, depth: int) -> Any:
 
 def _both(one: Mapping[str, Any], other: Any, root: Any) -> dict[str, Any]:
     if isinstance(other, Mapping) and "$ref" in other:
-        found = root
-        for part in other["$ref"][2:].split("/"):
-            found = found[unquote(part).replace("~1", "/").replace("~0", "~")]
+        found = _at(root, other["$ref"])
         other = {**found, **{key: item for key, item in other.items() if key != "$ref"}}
     if not isinstance(other, Mapping):
         return dict(one)
@@ -214,11 +210,15 @@ def _labels(document: Mapping[str, Any], found: OpenApiTools) -> list[tuple[str,
 
 def _pointed(document: Mapping[str, Any], value: Any) -> Any:
     while isinstance(value, Mapping) and "$ref" in value:
-        found: Any = document
-        for part in value["$ref"][2:].split("/"):
-            found = found[unquote(part).replace("~1", "/").replace("~0", "~")]
-        value = found
+        value = _at(document, value["$ref"])
     return value
+
+
+def _at(document: Any, reference: str) -> Any:
+    for part in reference[2:].split("/"):
+        part = unquote(part).replace("~1", "/").replace("~0", "~")
+        document = document[int(part) if isinstance(document, list) else part]
+    return document
 
 
 class _Reader:
@@ -248,13 +248,23 @@ class _Reader:
             if entry["name"] in arguments or f"{entry['name']}_{entry['in']}" in arguments
         ]
         if body := _pointed(self._document, operation.get("requestBody") or {}):
-            content = {kind: _of_given(media, arguments) for kind, media in body["content"].items()}
+            content = {_plain_kind(kind): _of_given(media, arguments) for kind, media in body["content"].items()}
             operation["requestBody"] = {**body, "content": content}
-        item = {key: part for key, part in self._item.items() if key in ("servers", "summary")}
+        item = {key: part for key, part in self._item.items() if key != "parameters"}
         others = self._document["paths"] if self._is_woven else {}
         paths = {**others, self._path: {**item, self._method: operation}}
         small = {**self._document, "paths": paths, "security": []}
         return self._open(small)
+
+    def _plain_schema(self, parameter: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of a deepObject the reader knows objects alone, no choice that has one; and it forbids readOnly here, too."""
+        if "schema" not in parameter:
+            return parameter
+        schema = {key: item for key, item in _pointed(self._document, parameter["schema"]).items() if key != "readOnly"}
+        if parameter.get("style") == "deepObject":
+            branches = [_pointed(self._document, item) for item in schema.get("anyOf") or [schema]]
+            schema = next((item for item in branches if item.get("type") == "object"), branches[0])
+        return {**parameter, "schema": schema}
 
     def problem(self, request: urllib.request.Request, arguments: Mapping[str, Any]) -> str:
         """What is wrong with a request; "" for nothing."""
@@ -272,6 +282,10 @@ class _Reader:
             values = getattr(found.parameters, where, {})
             values = {key.lower(): item for key, item in values.items()} if where == "header" else values
             key = name.lower() if where == "header" else name
+            is_spread = isinstance(left[argument], Mapping) and parameter.get("style", "form") == "form"
+            if where == "query" and is_spread and "schema" in parameter and parameter.get("explode", True):
+                pairs = dict(parse_qsl(urlsplit(request.full_url).query))  # which the reader does not put together
+                values = {key: {part: type(item)(pairs.get(part)) for part, item in left[argument].items()}}
             if argument == name and key not in values:
                 continue  # of the body, perhaps
             seen, given = _plain(values.get(key)), _plain(left.pop(argument))
@@ -286,10 +300,9 @@ class _Reader:
         return ""
 
 
-def _as_object(parameter: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The reader knows the style of objects alone, not of a choice that has one."""
-    branches = parameter["schema"].get("anyOf") or [parameter["schema"]]
-    return {**parameter, "schema": next((item for item in branches if item.get("type") == "object"), branches[0])}
+def _plain_kind(kind: str) -> str:
+    """The reader takes a body of application/…+json for bytes."""
+    return "application/json" if kind.partition(";")[0].endswith("+json") else kind
 
 
 def _of_given(media: Mapping[str, Any], arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -326,14 +339,15 @@ class _Seen:
         from werkzeug.datastructures import Headers, ImmutableMultiDict
 
         parts = urlsplit(request.full_url)
-        self.host_url, self.path = f"{parts.scheme}://{parts.netloc}", parts.path
+        self.host_url = f"{parts.scheme}://{parts.netloc}"
+        self.path = re.sub(r"%(?!2F|25)..(%[89AB].)*", lambda found: unquote(found.group()), parts.path)
         self.method = request.get_method().lower()
         self.parameters = RequestParameters(
             query=ImmutableMultiDict(parse_qsl(parts.query, keep_blank_values=True)),
             header=Headers(dict(request.header_items())),
         )
         self.body = request.data
-        self.content_type = request.get_header("Content-type") or ""
+        self.content_type = _plain_kind(request.get_header("Content-type") or "")
 
 
 def _multipart(request: urllib.request.Request) -> dict[str, Any]:
@@ -356,7 +370,8 @@ def _same(seen: Any, given: Any) -> bool:
         return all(key in seen and _same(seen[key], item) for key, item in given.items())
     if isinstance(seen, list) and isinstance(given, list):
         return len(seen) == len(given) and all(map(_same, seen, given))
-    return type(seen) is type(given) and bool(seen == given)
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (seen, given))
+    return (are_numbers or type(seen) is type(given)) and bool(seen == given)
 
 
 def _plain(value: Any) -> Any:

@@ -86,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--name", default="model", help="what that model is asked by and called in the table")
     parser.add_argument("--threads", type=int, default=2, help="of llama.cpp's server (default: %(default)s)")
-    parser.add_argument(
-        "--max-seconds", type=float, default=float("inf"), help="start none of its cases after that"
-    )
+    parser.add_argument("--max-seconds", type=float, default=float("inf"), help="start none of its cases after that")
     parser.add_argument("--out", type=Path, help="a folder for the figures (JSON) and one trace per configuration")
     arguments = parser.parse_args(argv)
     try:

@@ -21,13 +21,12 @@ KEY_FIELD = "tinydispatch/idempotencyKey"
 class McpServer:
     """A connection to one server, kept open; use it as a context manager, or call `close`.
 
-    A tool has side effects unless the server says that it only reads. That is the server's word: name the tools of a
-    server that you do not trust in `side_effects`.
+    A tool has side effects unless the server says that it only reads and destroys nothing. That is the server's word:
+    a stack file's `side_effects` stands above it.
 
     Args:
         server: a command with its arguments, which is started and spoken to over its standard input and output; or the
             URL of a streamable HTTP endpoint.
-        side_effects: names of tools that have side effects whatever the server says.
         timeout_s: for the connection, and for each call.
 
     Raises:
@@ -39,11 +38,10 @@ class McpServer:
         server: Sequence[str] | str,
         *,
         environment: Mapping[str, str] | None = None,
-        side_effects: Sequence[str] = (),
         timeout_s: float = 30.0,
     ) -> None:
         self._name = server if isinstance(server, str) else " ".join(server)
-        self._side_effects, self._timeout_s = frozenset(side_effects), timeout_s
+        self._timeout_s = timeout_s
         self._client = _client(server, environment, timeout_s)
         self._loop = asyncio.new_event_loop()
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -104,8 +102,9 @@ class McpServer:
     def _bound(self, entry: Any) -> BoundTool:
         schema = {"type": "object", **entry.input_schema}
         tool = Tool(entry.name, entry.description or "", schema)
-        only_reads = entry.annotations is not None and entry.annotations.read_only_hint is True
-        is_idempotent = entry.annotations is not None and entry.annotations.idempotent_hint is True
+        told = entry.annotations
+        only_reads = told is not None and told.read_only_hint is True and told.destructive_hint is not True
+        is_idempotent = told is not None and told.idempotent_hint is True
 
         def run(arguments: Mapping[str, Any], context: CallContext) -> Any:
             return self._call(entry.name, arguments, context)
@@ -113,7 +112,7 @@ class McpServer:
         return BoundTool(
             tool,
             run,
-            has_side_effects=not only_reads or entry.name in self._side_effects,
+            has_side_effects=not only_reads,
             takes_key=is_idempotent,
             timeout_s=self._timeout_s,
             result_schema=entry.output_schema or {},

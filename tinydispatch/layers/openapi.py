@@ -344,11 +344,11 @@ class _Reader:
             raise _Inexpressible(f"{label}: cookies are not sent")
         content = parameter.get("content")
         if isinstance(content, Mapping):
-            kind, media = next(iter(content.items()), ("", {}))
+            kind = next(iter(content), "")
             if len(content) != 1 or not _is_json(kind):
                 raise _Inexpressible(f"{label}: content {', '.join(map(str, content))}: only JSON is written")
             part = _Part(name, where, media="json", is_required=is_required)
-            return part, self._described(parameter, (media or {}).get("schema") or {})
+            return part, self._described(parameter, (content[kind] or {}).get("schema") or {})
         schema = parameter.get("schema")
         if not isinstance(schema, Mapping):
             raise _Inexpressible(f"{label}: has no schema")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import re
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tinydispatch.formats import json_decoder, with_reference_date
-from tinydispatch.layers.endpoint import Endpoint, LayerFailure, LayerReply
+from tinydispatch.layers.endpoint import Endpoint, LayerFailure, LayerReply, RecordedEndpoint, open_endpoint
 from tinydispatch.layers.plan import (
     BadPlan,
     Plan,
@@ -28,7 +29,8 @@ from tinydispatch.layers.plan import (
     plan_from_text,
     run_plan,
 )
-from tinydispatch.layers.policy import ErrorAction, Limits, PolicyError, StackPolicy
+from tinydispatch.layers.policy import ErrorAction, Limits, PolicyError, StackPolicy, StackSettings
+from tinydispatch.layers.sources import open_source
 from tinydispatch.layers.tool_calls import BoundTool, CallStatus, ToolOutcome, canonical, idempotency_key, result_text
 from tinydispatch.layers.toolbox import Ledger, Permission, Toolbox
 from tinydispatch.layers.trace import Span, Tracer
@@ -442,7 +444,7 @@ class DispatchLayer:
 class EndpointLayer:
     """A larger model at an endpoint."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint | RecordedEndpoint) -> None:
         self.endpoint = endpoint
 
     def ask(self, messages: Sequence[Message], tools: Sequence[Tool], deadline: float) -> Answer | Handover:
@@ -649,6 +651,7 @@ class Run:
                 with self._confirming:  # a person is asked about one call at a time
                     is_agreed = stack.confirm(call, outcome.error)
                 (self.state.agreed if is_agreed else self.state.declined).add(key)
+                span.set(agreed=is_agreed)
                 outcome = stack.toolbox.execute(call, key, self._permission(), self.deadline)
             span.set(status=str(outcome.status), attempts=outcome.attempts, key=key, error=outcome.error or None)
             span.set(result=stack.tracer.content(outcome.value), is_replayed=outcome.is_replayed or None)
@@ -828,14 +831,6 @@ def summary(plan: Plan, ends: Mapping[str, StepEnd]) -> str:
 Confirm = Callable[[ToolCall, str], bool]
 
 
-class Closeable(Protocol):
-    """A dispatcher that the stack has opened itself."""
-
-    def close(self) -> None:
-        """Free the model."""
-        ...
-
-
 class Stack:
     """Up to three layers over one set of tools; use it as a context manager, or call `close`.
 
@@ -870,12 +865,13 @@ class Stack:
         self.toolbox = Toolbox(tools, policy.tools, ledger, clock=clock, sleep=sleep)
         self.tracer = tracer or Tracer()
         self.reference_date, self.confirm, self.clock = reference_date, confirm, clock
-        self.owned: Closeable | None = None
+        self.closing = contextlib.ExitStack()  # what was opened for it
+        self.left_out: tuple[str, ...] = ()  # of the sources of its tools
         self.dispatch = DispatchLayer(dispatcher, policy.escalation.max_tools, clock) if dispatcher else None
         self.endpoints: dict[Layer, EndpointLayer] = {}
         for layer, config in ((Layer.ORCHESTRATION, policy.orchestration), (Layer.PLANNING, policy.planning)):
             if config is not None:
-                self.endpoints[layer] = EndpointLayer(Endpoint(config, sleep, clock))
+                self.endpoints[layer] = EndpointLayer(open_endpoint(config, sleep, clock))
         if not self.layers:
             raise PolicyError("a stack without a dispatcher and without endpoints cannot answer anything")
 
@@ -912,8 +908,7 @@ class Stack:
         for layer in self.endpoints.values():
             layer.endpoint.close()
         self.tracer.close()
-        if self.owned is not None:
-            self.owned.close()
+        self.closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -924,26 +919,47 @@ class Stack:
         self.close()
 
 
-def open_stack(policy: StackPolicy, tools: Sequence[BoundTool], **settings: Any) -> Stack:
-    """A stack with the dispatch model that its policy names; closing it frees the model.
+def open_stack(
+    settings: StackSettings,
+    dispatcher: Callable[[Sequence[Tool]], DispatchModel | None] | None = None,
+    **more: Any,
+) -> Stack:
+    """A stack with all that its file names; closing it ends what was opened.
 
     Args:
-        settings: those of `Stack`, such as `confirm` and `tracer`.
+        dispatcher: makes the dispatch model for the tools that are offered; None opens the one that the file names.
+        more: arguments of `Stack`, such as `confirm`, `tracer` and `reference_date`.
 
     Raises:
-        ValueError: the model file cannot be used, or a tool's schema cannot be expressed as a grammar.
+        ValueError: a model, a source of tools or an endpoint cannot be used; names it.
     """
-    if policy.dispatch is None:
-        return Stack(policy, tools, **settings)
-    from tinydispatch.dispatcher import Dispatcher  # a stack of endpoints alone needs no engine
+    policy = settings.policy()
+    with contextlib.ExitStack() as closing:
+        opened = [open_source(source, Path(settings.folder), closing) for source in settings.tools]
+        tools = [bound for part in opened for bound in part.tools]
+        if settings.ledger:
+            more.setdefault("ledger", Ledger(settings.path(settings.ledger)))
+        if settings.trace:
+            more.setdefault("tracer", Tracer(settings.path(settings.trace), has_content=settings.trace_content))
+        more.setdefault("reference_date", settings.reference_date)
+        allowed = policy.tools.allowed
+        offered = [bound.tool for bound in tools if allowed is None or bound.tool.name in allowed]
+        model = None
+        if policy.dispatch is not None:
+            model = dispatcher(offered) if dispatcher else _opened(settings, offered, more["reference_date"], closing)
+        stack = Stack(policy, tools, model, **more)
+        stack.left_out = tuple(line for part in opened for line in part.left_out)
+        stack.closing = closing.pop_all()
+        return stack
 
-    allowed = policy.tools.allowed
-    offered = [bound.tool for bound in tools if allowed is None or bound.tool.name in allowed]
-    dispatcher = Dispatcher(Path(policy.dispatch), offered, settings.get("reference_date"))
-    try:
-        stack = Stack(policy, tools, dispatcher, **settings)
-    except BaseException:
-        dispatcher.close()
-        raise
-    stack.owned = dispatcher
-    return stack
+
+def _opened(
+    settings: StackSettings, tools: Sequence[Tool], date: dt.date | None, closing: contextlib.ExitStack
+) -> DispatchModel:
+    from tinydispatch.default.model import DEFAULT_QUANTIZATION, default_model
+    from tinydispatch.dispatcher import Dispatcher  # a stack of endpoints alone needs no engine
+    from tinydispatch.folders import cache_folder
+
+    named = settings.dispatch
+    path = default_model(DEFAULT_QUANTIZATION) if named == "default" else settings.path(named)
+    return closing.enter_context(Dispatcher(path, tools, date, n_ctx=4096, cache=cache_folder()))

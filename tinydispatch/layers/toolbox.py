@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tinydispatch.layers.tool_calls import BoundTool, CallContext, CallStatus, ToolFailure, ToolOutcome, ToolsetError
 from tinydispatch.tools import Tool, ToolCall
@@ -166,6 +166,8 @@ class ToolPolicy:
     the model may have it from a tool's result.
     """
 
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True}
+
     allowed: frozenset[str] | None = None
     is_confirming: bool = True
     max_attempts: int = 3
@@ -174,8 +176,9 @@ class ToolPolicy:
     transient: str = r"temporar|unavailable|try again|time[ds]?[ -]?out|rate limit|too many requests|busy|overload"
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ToolsetError(f"max_attempts={self.max_attempts}: must be at least 1")
+        for name in ("max_attempts", "max_argument_characters", "max_result_characters"):
+            if getattr(self, name) < 1:
+                raise ToolsetError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,11 @@ from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
 from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.responses import ResponseWriter, read_response_request
 from tinydispatch.server.settings import ServerSettings
+from tinydispatch.server.stacks import StackModels
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
+CHAT_PATH = "/v1/chat/completions"
 WARNING_HEADER = "x-tinydispatch-warning"
 _MAX_WARNING_CHARS = 1_000
 # After an abort; a reply ends at its next token, but the reading of a long prompt cannot be interrupted.
@@ -46,10 +48,17 @@ class Server:
 
     Args:
         dispatch_log: gets every answer; None writes none.
+        stacks: more names that may be asked for, on the chat route alone.
     """
 
-    def __init__(self, holder: ModelHolder, settings: ServerSettings, dispatch_log: DispatchLog | None = None) -> None:
-        self.holder, self.settings = holder, settings
+    def __init__(
+        self,
+        holder: ModelHolder,
+        settings: ServerSettings,
+        dispatch_log: DispatchLog | None = None,
+        stacks: StackModels | None = None,
+    ) -> None:
+        self.holder, self.settings, self.stacks = holder, settings, stacks
         self.metrics = Metrics(holder)
         self._dispatch_log = dispatch_log
         self._created = int(time.time())
@@ -66,6 +75,8 @@ class Server:
 
     def close(self) -> bool:
         """Finish what was taken and close the model; False when it was aborted and the model does not stop in time."""
+        if self.stacks is not None:
+            self.stacks.close()
         return self.holder.close(_ABORT_S if self._is_aborted else None)
 
     async def chat(self, request: Request) -> Response:
@@ -92,6 +103,10 @@ class Server:
         self._n_open += 1
         try:
             body = await read_json_body(request, limits)
+            if self.stacks is not None and request.url.path == CHAT_PATH:
+                wanted_run = await asyncio.to_thread(self.stacks.wanted, body)
+                if wanted_run is not None:
+                    return await self.stacks.chat(request, wanted_run)
             # Not in the event loop: schemas take milliseconds to check.
             wanted, make_writer = await asyncio.to_thread(read, body)
             response = await self._answer(request, wanted, make_writer)
@@ -151,20 +166,22 @@ class Server:
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
         del request
-        model = {
-            "id": self.settings.model_name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "tinydispatch",
-        }
-        return _json({"object": "list", "data": [model]})
+        return _json({"object": "list", "data": [self._model(name) for name in self.names]})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}."""
         name = request.path_params["name"]
-        if name != self.settings.model_name:
-            raise errors.unknown_model(name, self.settings.model_name)
-        return _json({"id": name, "object": "model", "created": self._created, "owned_by": "tinydispatch"})
+        if name not in self.names:
+            raise errors.unknown_model(name, "`, `".join(self.names))
+        return _json(self._model(name))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model names that may be asked for."""
+        return (self.settings.model_name, *(self.stacks.names if self.stacks is not None else ()))
+
+    def _model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "tinydispatch"}
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200 as long as requests are taken; answers while the model computes."""
@@ -264,7 +281,7 @@ def create_app(server: Server) -> FastAPI:
         redoc_url=None,
         telemetry=telemetry,  # type: ignore[arg-type]
     )
-    app.add_route("/v1/chat/completions", server.chat, ["POST"])
+    app.add_route(CHAT_PATH, server.chat, ["POST"])
     app.add_route("/v1/responses", server.responses, ["POST"])
     app.add_route("/v1/completions", server.completions, ["POST"])
     app.add_route("/v1/models", server.models, ["GET"])
