@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import shlex
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -13,6 +14,7 @@ from tinydispatch.layers.tool_calls import BoundTool, CallContext, ToolFailure, 
 from tinydispatch.tools import Tool, ToolError
 
 T = TypeVar("T")
+_URLS = ("http://", "https://")
 
 # Where servers that know of it find the key; it is not part of the protocol, and others ignore it.
 KEY_FIELD = "tinydispatch/idempotencyKey"
@@ -148,6 +150,25 @@ class McpServer:
         self.close()
 
 
+def tools_from_mcp(server: str, timeout_s: float = 30.0) -> tuple[Tool, ...]:
+    """Every tool that a server lists, to be offered and not to be run.
+
+    Args:
+        server: a URL (streamable HTTP), or a command line that speaks MCP on its standard input and output.
+
+    Raises:
+        ToolsetError: the server cannot be asked, or lists nothing that is a tool; names the server.
+    """
+    with McpServer(server if server.startswith(_URLS) else shlex.split(server), timeout_s=timeout_s) as opened:
+        tools = tuple(bound.tool for bound in opened.tools())
+    names = [tool.name for tool in tools]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ToolsetError(f"MCP server '{server}': tool names occur twice: {', '.join(twice)}")
+    if not tools:
+        raise ToolsetError(f"MCP server '{server}': lists no tools")
+    return tools
+
+
 def _client(server: Sequence[str] | str, environment: Mapping[str, str] | None, timeout_s: float) -> Any:
     try:
         from mcp import Client
@@ -155,7 +176,7 @@ def _client(server: Sequence[str] | str, environment: Mapping[str, str] | None, 
     except ImportError as error:
         raise ToolsetError("MCP servers need the package 'mcp': pip install 'tinydispatch[mcp]'") from error
     if isinstance(server, str):
-        if not server.startswith(("http://", "https://")):
+        if not server.startswith(_URLS):
             raise ToolsetError(f"MCP server '{server}': expected a URL, or a command as a list")
         return Client(server, read_timeout_seconds=timeout_s)
     if not server:
