@@ -17,6 +17,9 @@ _SINGLE_TURN_KEYS = {"expected", "premature", "after_error"}
 _MESSAGE_KEYS = {"role", "content", "tool_calls", "name"}
 
 
+UNDATED_DAY = dt.date(2026, 3, 19)
+
+
 @dataclass(frozen=True)
 class Case:
     """One conversation and the calls that its next reply must hold; no calls means that it must hold none.
@@ -40,6 +43,11 @@ class Case:
     episode: Episode | None = None
     parent: str = ""
     offer: tuple[Tool, ...] = ()
+
+    @property
+    def today(self) -> dt.date:
+        """The day that the model is told, as service tells it one in every request: `UNDATED_DAY` where the case has none."""
+        return self.reference_date or UNDATED_DAY
 
     @property
     def prompt(self) -> str:

@@ -40,7 +40,7 @@ def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0
         single = by_shared_beginning((case for case in suite.cases if not case.episode), suite)
         for start in range(0, len(single), backend.batch_size):
             batch = single[start : start + backend.batch_size]
-            requests = [Request(case.messages, suite.tools_for(case), case.reference_date, sample) for case in batch]
+            requests = [Request(case.messages, suite.tools_for(case), case.today, sample) for case in batch]
             for case, reply, request in zip(batch, backend.generate(requests), requests, strict=True):
                 results[case.id] = _case_result(case, reply, request.tools, suite.lenient)
             advance(len(batch))

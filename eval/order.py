@@ -19,7 +19,7 @@ def by_shared_beginning(cases: Iterable[Case], suite: Suite) -> list[Case]:
 
     def key(case: Case) -> list[Any]:
         tools = json.dumps([tool.to_openai() for tool in suite.tools_for(case)])
-        messages = with_reference_date(case.messages, case.reference_date)
+        messages = with_reference_date(case.messages, case.today)
         return [tools, *((str(said.role), said.content, repr(said.tool_calls)) for said in messages)]
 
     return sorted(cases, key=key)

@@ -111,5 +111,5 @@ def _encodable(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
 def _start(case: Case, suite: Suite, sample: int) -> _Game:
     assert case.episode is not None, "only cases with an episode are played"
     tools = suite.tools_for(case)
-    world = World(case.episode, tools, suite.simulators, case.reference_date)
-    return _Game(case, world, Request(case.messages, tools, case.reference_date, sample))
+    world = World(case.episode, tools, suite.simulators, case.today)
+    return _Game(case, world, Request(case.messages, tools, case.today, sample))

@@ -137,7 +137,7 @@ def single_replies(suite: Suite, limit: int | None, *, own_dates: bool) -> list[
         raise ValueError(f"suite {suite.name} has no cases of one reply")
     return [
         Question(
-            with_reference_date(case.messages, case.reference_date if own_dates else _TODAY), suite.tools_for(case)
+            with_reference_date(case.messages, case.today if own_dates else _TODAY), suite.tools_for(case)
         )
         for case in cases
     ]

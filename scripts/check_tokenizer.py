@@ -109,7 +109,7 @@ def evaluation_prompts(template: str) -> Iterator[str]:
     """The prompts of every case of the shipped suites."""
     for suite in map(load_suite, shipped_suites()):
         for case in suite.cases:
-            messages = formats.with_reference_date(case.messages, case.reference_date)
+            messages = formats.with_reference_date(case.messages, case.today)
             yield formats.render_prompt(messages, suite.tools_for(case), template)
 
 
