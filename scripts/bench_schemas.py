@@ -22,6 +22,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -50,13 +51,15 @@ _MEMORY_BYTES = 4 << 30
 _DATA_KEYS = ("enum", "const", "default", "examples", "example")
 _FAKER = """
 import {createGeneratorSync} from %s;
-import fs from "fs";
-const schema = JSON.parse(fs.readFileSync(0, "utf8")), n = Number(process.argv[1]);
-const make = createGeneratorSync({seed: 1, optionalsProbability: 0.4, maxItems: 3, maxLength: 40, failOnInvalidTypes: false,
-  failOnInvalidFormat: false, maxDepth: 6, refDepthMax: 3});
-const found = [];
-for (let i = 0; i < n; i++) { try { found.push(make.generate(schema)); } catch (error) { } }
-console.log(JSON.stringify(found));
+import readline from "readline";
+const n = Number(process.argv[1]);
+for await (const line of readline.createInterface({input: process.stdin})) {
+  const schema = JSON.parse(line), found = [];
+  const make = createGeneratorSync({seed: 1, optionalsProbability: 0.4, maxItems: 3, maxLength: 40, maxDepth: 6,
+    refDepthMax: 3, failOnInvalidTypes: false, failOnInvalidFormat: false});
+  for (let i = 0; i < n; i++) { try { found.push(make.generate(schema)); } catch (error) { } }
+  console.log(JSON.stringify(found));
+}
 """
 
 
@@ -153,11 +156,53 @@ def _moved(value: Any, identity: str) -> Any:
 # Documents
 
 
-def add_documents(case: Case, faker: Path | None, n: int, seed: int) -> None:
-    """Let json-schema-faker make documents where there are none, and damage valid ones; keep what jsonschema confirms."""
+class Faker:
+    """json-schema-faker in a process of node's, started anew where a schema holds it up.
+
+    Args:
+        modules: the folder node_modules in which it is installed.
+        n: documents for each schema.
+    """
+
+    def __init__(self, modules: Path, n: int) -> None:
+        script = _FAKER % json.dumps(str(modules.resolve() / "json-schema-faker" / "dist" / "index.js"))
+        self._command = ["node", "--input-type=module", "-e", script, str(n)]
+        self._process: subprocess.Popen[str] | None = None
+
+    def documents(self, schema: dict[str, Any]) -> list[Any]:
+        """What it makes of a schema, nothing where it fails or takes longer than twenty seconds."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        process = self._process
+        assert process.stdin is not None, "the pipe was asked for"
+        assert process.stdout is not None, "the pipe was asked for"
+        watch = threading.Timer(20.0, process.kill)
+        watch.start()
+        try:
+            process.stdin.write(json.dumps(schema) + "\n")
+            process.stdin.flush()
+            return list(json.loads(process.stdout.readline()))
+        except (OSError, ValueError):
+            self.close()
+            return []
+        finally:
+            watch.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def add_documents(case: Case, faker: Faker | None, seed: int) -> None:
+    """Let documents be made where there are none, and damage valid ones; keep what jsonschema confirms."""
     rng = random.Random(f"{seed}/{case.folder}/{case.name}")
     if not case.documents and faker is not None:
-        for made in _made(case.schema, faker, n):
+        for made in faker.documents(case.schema):
             case.documents.append((_listed_only(case.schema, made), True))
     kind = validator_for(case.schema, default=Draft202012Validator)
     plain, strict = kind(case.schema), kind(case.schema, format_checker=kind.FORMAT_CHECKER)
@@ -168,21 +213,9 @@ def add_documents(case: Case, faker: Path | None, n: int, seed: int) -> None:
         try:
             if (strict.is_valid(value) if is_valid else not plain.is_valid(value)) and (value, is_valid) not in kept:
                 kept.append((value, is_valid))
-        except (Unresolvable, SchemaError, RecursionError, ValueError, TypeError, KeyError, AttributeError):
+        except (Unresolvable, SchemaError, RecursionError, ValueError, TypeError, KeyError, AttributeError, re.error):
             continue  # a schema that jsonschema cannot read has no verdict
     case.documents = kept
-
-
-def _made(schema: dict[str, Any], faker: Path, n: int) -> list[Any]:
-    script = _FAKER % json.dumps(str(faker / "json-schema-faker" / "dist" / "index.js"))
-    try:
-        done = subprocess.run(
-            ["node", "--input-type=module", "-e", script, str(n)],
-            input=json.dumps(schema), capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
-        return list(json.loads(done.stdout))
-    except (subprocess.TimeoutExpired, ValueError):
-        return []
 
 
 def _listed_only(schema: dict[str, Any], value: Any) -> Any:
@@ -550,9 +583,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"bench_schemas: {error}", file=sys.stderr)
         return 2
+    faker = Faker(arguments.faker, arguments.documents) if arguments.faker else None
     for index, case in enumerate(cases):
-        add_documents(case, arguments.faker, arguments.documents, arguments.seed)
+        add_documents(case, faker, arguments.seed)
         _say(index, len(cases), "documents")
+    if faker is not None:
+        faker.close()
     results: dict[str, list[Result]] = {}
     for name in arguments.engines.split(","):
         engine = Engine(name, arguments.model, arguments.timeout)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 from typing import Any
 
 from tinydispatch.tools import Tool, ToolError
 
+_LOG = logging.getLogger(__name__)
 _MAX_PAGES = 100
 
 
@@ -18,7 +20,8 @@ def tools_from_mcp(server: str, timeout_s: float = 30.0) -> tuple[Tool, ...]:
         server: a URL (streamable HTTP), or a command that speaks MCP on its standard input and output.
 
     Raises:
-        ToolError: the server cannot be asked, or lists something that is no tool; names the server.
+        ToolError: the server cannot be asked, or lists nothing that is a tool; names the server. One odd tool among
+            others is left out with a warning.
     """
     try:
         import mcp  # noqa: F401 (a better message than the one that would come later)
@@ -30,16 +33,20 @@ def tools_from_mcp(server: str, timeout_s: float = 30.0) -> tuple[Tool, ...]:
         raise ToolError(f"{server}: did not list its tools within {timeout_s:g} seconds") from error
     except Exception as error:  # the client raises groups of its transports' errors
         raise ToolError(f"{server}: cannot be asked for its tools: {_first(error)}") from error
-    try:
-        tools = tuple(Tool.from_openai(entry) for entry in entries)
-    except ToolError as error:
-        raise ToolError(f"{server}: {error}") from error
+    tools, problems = [], []
+    for entry in entries:
+        try:
+            tools.append(Tool.from_openai(entry))
+        except ToolError as error:
+            problems.append(error)
     if not tools:
-        raise ToolError(f"{server}: lists no tools")
+        raise ToolError(f"{server}: {problems[0] if problems else 'lists no tools'}")
+    for problem in problems:
+        _LOG.warning("%s: %s; it is left out", server, problem)
     names = [tool.name for tool in tools]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ToolError(f"{server}: tool names occur twice: {', '.join(twice)}")
-    return tools
+    return tuple(tools)
 
 
 async def _with_timeout(server: str, timeout_s: float) -> list[dict[str, Any]]:
@@ -71,4 +78,6 @@ async def _list_tools(server: str) -> list[dict[str, Any]]:
 def _first(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error) or type(error).__name__
+    lines = str(error).splitlines() or [type(error).__name__]
+    # pydantic's own lists every place, three lines each.
+    return lines[0] if len(lines) == 1 else "the answer does not fit the protocol: " + " ".join(map(str.strip, lines[1:3]))
