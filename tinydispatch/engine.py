@@ -17,6 +17,7 @@ from tinydispatch.decoding.lookup import lookup
 from tinydispatch.decoding.recall import Recall, Trail
 from tinydispatch.decoding.rehearsal import rehearse
 from tinydispatch.decoding.reply import ReplyShape, ToolChoice, call_format, check_grammar, reply_grammar
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.decoding.tokens import can_force, token_table, token_texts
 from tinydispatch.formats import CALL_START
@@ -31,6 +32,8 @@ _MAX_GRAMMARS = 32
 _WORTH_A_STATE = 32
 # Logits that are held at a time while logprobs are looked up; each is as wide as the vocabulary.
 _LOGPROB_ROWS = 32
+# What a prompt that is too long should leave for a reply, and how many tools the message about it names.
+_SHORT_REPLY, _MOST_NAMED = 64, 5
 
 
 class PromptTooLongError(ValueError):
@@ -225,7 +228,13 @@ class Engine:
             opening=opening,
             shared=lambda: self._opening(messages, tools),
         )
-        completion = self._write(reply, started)
+        try:
+            completion = self._write(reply, started)
+        except GrammarError as error:
+            # Before a name is written it may be the fault of any tool.
+            raise GrammarError(error.tool or ", ".join(each.name for each in tools), error.path, error.problem) from None
+        except PromptTooLongError as error:
+            raise PromptTooLongError(f"{error}{self._advice(len(prompt), tools, max_new_tokens)}") from None
         if n_alternatives is None:
             return completion
         again = self._constraint(tools, choice, is_parallel)
@@ -263,7 +272,7 @@ class Engine:
         if room < 1:
             raise PromptTooLongError(
                 f"the prompt of {len(prompt)} tokens does not fit the context of {self.runtime.n_ctx}, which the reply "
-                "shares: shorten the conversation, offer fewer tools or raise n_ctx"
+                f"shares: it is {1 - room} too long; shorten the conversation, offer fewer tools or raise n_ctx"
             )
         limit = min(reply.max_new_tokens, room)
         n_draft = self.options.n_draft_ids
@@ -288,6 +297,34 @@ class Engine:
         # Forced ids are taken together and may lead past the limit.
         reply.ids = decoding.ids[:limit]
         return self._completion(decoding, reply, timings, n_cached)
+
+    def _advice(self, n_prompt: int, tools: Sequence[Tool], max_new_tokens: int) -> str:
+        """Which tools cost how much of a prompt that is too long, and which to leave out."""
+        if not tools:
+            return ""
+        costs = self.tool_tokens(tools)
+        ranked = sorted(costs, key=lambda name: -costs[name])
+        excess = n_prompt + min(max_new_tokens, _SHORT_REPLY) - self.runtime.n_ctx
+        dropped: list[str] = []
+        while excess > 0 and len(dropped) < len(ranked):
+            dropped.append(ranked[len(dropped)])
+            excess -= costs[dropped[-1]]
+        largest = ", ".join(f"{name} {costs[name]}" for name in ranked[:_MOST_NAMED])
+        text = f". Of the prompt {sum(costs.values())} tokens are its {len(costs)} tools, the largest: {largest}"
+        if excess > 0:
+            return f"{text}. Without any tool it would still be too long"
+        named = ", ".join(dropped[:_MOST_NAMED])
+        others = len(dropped) - _MOST_NAMED
+        return f"{text}. Without {named}{f' and the next {others}' if others > 0 else ''} a short reply fits"
+
+    def tool_tokens(self, tools: Sequence[Tool]) -> dict[str, int]:
+        """How many tokens of a prompt each tool costs, by its name."""
+        asked = [Message(Role.USER, "?")]
+        alone = {tool.name: len(self._encoder.encode(asked, [tool])) for tool in tools}
+        # What introduces the tools, whichever they are.
+        twice = [tools[0], replace(tools[0])]
+        frame = 2 * alone[tools[0].name] - len(self._encoder.encode(asked, twice))
+        return {name: max(1, n_tokens - frame) for name, n_tokens in alone.items()}
 
     def _completion(self, decoding: Decoding, reply: _Reply, timings: Timings, n_cached: int) -> Completion:
         return Completion(

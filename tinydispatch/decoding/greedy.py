@@ -87,7 +87,8 @@ class GreedyDecoder:
         `rows` are the logits after the last id that is decided, and after each of the guesses.
 
         Raises:
-            GrammarError: llguidance gave up on the grammar; names the tool of the call that was being written.
+            GrammarError: llguidance gave up on the grammar; names the tool of the call that was being written, "" before
+                its name.
         """
         result = self.result
         logits = self._look_ahead(guess, rows)
@@ -120,9 +121,9 @@ class GreedyDecoder:
         """A grammar that gave up allows nothing and says it has stopped: that is no end of a reply."""
         if problem := self.constraint.problem:
             text = b"".join(self.texts[token] for token in self.result.ids).decode("utf-8", "replace")
-            named = text.rpartition(f'{CALL_START}{{"name": "')[2] if CALL_START in text else ""
+            named, quote, _ = text.rpartition(CALL_START)[2].partition('{"name": "')[2].partition('"')
             raise GrammarError(
-                named.partition('"')[0], "", f"the grammar failed while the reply was written: {problem}"
+                named if quote else "", "", f"the grammar failed while the reply was written: {problem}"
             )
 
     def _record(self, ids: Sequence[int], *, is_forced: bool) -> None:
