@@ -478,6 +478,9 @@ def _members(matcher: Matcher, rest: dict[str, Any], before: str, steps: list[in
             yield matcher
         return
     for key, item in rest.items():
+        steps[0] += 1
+        if steps[0] > _MOST_STEPS:
+            raise _TooLong
         after = matcher.copy()
         if after.feed(f"{before}{_spelled(key)}: "):
             others = {name: value for name, value in rest.items() if name != key}

@@ -272,7 +272,7 @@ class Engine:
         if room < 1:
             raise PromptTooLongError(
                 f"the prompt of {len(prompt)} tokens does not fit the context of {self.runtime.n_ctx}, which the reply "
-                f"shares: it is {1 - room} too long; shorten the conversation, offer fewer tools or raise n_ctx"
+                f"shares: it is {1 - room} too long; shorten the conversation, offer fewer tools or raise n_ctx (--context)"
             )
         limit = min(reply.max_new_tokens, room)
         n_draft = self.options.n_draft_ids
