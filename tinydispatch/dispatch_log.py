@@ -131,7 +131,7 @@ class DispatchLog:
         # Escaped, so that half of a surrogate pair in an argument can be written too.
         line = json.dumps(entry).encode("ascii") + b"\n"
         with self._lock:
-            _write_whole(self._open(now.date()), line)
+            write_whole(self._open(now.date()), line)
 
     def _open(self, day: dt.date) -> int:
         if self._descriptor is not None and day == self._day:
@@ -164,7 +164,7 @@ class DispatchLog:
             self._close()
 
 
-def _write_whole(descriptor: int, line: bytes) -> None:
+def write_whole(descriptor: int, line: bytes) -> None:
     """A line or nothing: what a full disk cut off is taken back.
 
     Raises:

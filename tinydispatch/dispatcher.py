@@ -46,8 +46,8 @@ class Dispatch:
     parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up. It
     is None while nothing was calibrated: then the confidence is the model's own belief, and there is no threshold.
 
-    `logprobs` are those of the reply's tokens, as they were written, where they were asked for. `written` are the tokens
-    themselves, each with its probability, or without one where the grammar forced it.
+    `logprobs` are those of the reply's tokens, as they were written, where they were asked for. `written` are the
+    tokens themselves, each with its probability, or without one where the grammar forced it.
     """
 
     calls: tuple[ToolCall, ...]
