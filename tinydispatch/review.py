@@ -23,7 +23,7 @@ from typing import Any
 from tinydispatch.bundled import tools_from_json
 from tinydispatch.dispatch_log import line_id, write_whole
 from tinydispatch.pages.forms import Answer, Problem, read_answer, tool_form
-from tinydispatch.redaction import Redactor
+from tinydispatch.redaction import NOBODYS, Redactor
 from tinydispatch.tools import Tool, ToolError
 
 DECISIONS = "reviewed.jsonl"
@@ -31,6 +31,7 @@ OWN = "own"
 # Keys of a line that hold another answer than the model's own, and what the page calls it.
 _OTHERS = {"correction": "a correction", "escalation": "the larger model", "challenger": "the challenger"}
 _MAX_UNREADABLE_SHOWN = 5
+_Place = tuple[str | int, ...]
 
 
 class ReviewError(ValueError):
@@ -150,10 +151,9 @@ class Stack:
     def state(self) -> dict[str, Any]:
         """How much is left and done, and what could not be read."""
         decided = self._decided
+        left = {order: sum(entry.id not in decided for entry in entries) for order, entries in self._orders.items()}
         return {
-            "left": {
-                order: sum(entry.id not in decided for entry in entries) for order, entries in self._orders.items()
-            },
+            "left": left,
             "decided": len(self._done),
             "unreadable": {"count": len(self.unreadable), "first": self.unreadable[:_MAX_UNREADABLE_SHOWN]},
             "decisions": str(self.decisions),
@@ -286,7 +286,9 @@ class Stack:
     def _personal(self, right: Answer, row: Mapping[str, Any]) -> list[Problem]:
         """The log holds made-up values in place of personal ones; so must what is written about it."""
         found = []
-        cleared = self._redactor.record({"correction": right.to_json()}, row)["correction"]
+        said = right.to_json()
+        public = [row, NOBODYS.findall(json.dumps(said, ensure_ascii=False))]
+        cleared = self._redactor.record({"correction": said}, public)["correction"]
         for index, (call, clear) in enumerate(zip(right.calls, cleared["calls"], strict=True)):
             for place, value in _differences(dict(call.arguments), clear["arguments"]):
                 message = f"looks like personal data, which the log replaces; take the line's own value, or {value!r}"
@@ -413,9 +415,7 @@ def _shown(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": str(message.get("role")), "answer": {"calls": calls, "reply": reply}}
 
 
-def _differences(
-    value: Any, other: Any, place: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def _differences(value: Any, other: Any, place: _Place = ()) -> Iterator[tuple[_Place, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _differences(item, other[key], (*place, key))
