@@ -238,7 +238,7 @@ def test_a_stack_is_reviewed_with_the_keyboard_alone_and_retraining_learns_from_
     rows = [
         asked("weather in Bergen", weather("Bergen"), confidence=0.98),
         asked("weather in Graz", weather("Gras"), confidence=0.2),
-        asked("planning with user1@example.com, weekly", planning, confidence=0.4),
+        asked("planning with user1@example.com and user2@example.com", planning, confidence=0.4),
         asked("tell me a joke", weather("joke"), confidence=0.6),
         asked("weather in Lyon", weather("Lyons"), confidence=0.8, challenger=challenger),
         asked("weather in Turin", weather("Turin"), confidence=0.9),
@@ -263,7 +263,7 @@ def test_a_stack_is_reviewed_with_the_keyboard_alone_and_retraining_learns_from_
         person.types("2026-03-20")
         person.presses_with_control("\ue007")
         # Nested objects, numbers, enumerations and arrays.
-        person.sees("planning with user1@example.com")
+        person.sees("planning with user1")
         person.types("c")
         person.tabs_to("attendees, item")
         person.tabs_to("Add to attendees")
@@ -306,7 +306,7 @@ def test_a_stack_is_reviewed_with_the_keyboard_alone_and_retraining_learns_from_
     right = {
         "weather in Graz": weather("Graz", date="2026-03-20"),
         "weather in Lyon": weather("Lyon"),
-        "planning with user1@example.com, weekly": {"name": "create_calendar_event", "arguments": changed},
+        "planning with user1@example.com and user2@example.com": {**planning, "arguments": changed},
     }
     pool = {row["messages"][0]["content"]: row for row in taken_in(tmp_path, log, only_corrected=True)}
     assert {text: row["messages"][-1]["tool_calls"][0]["function"] for text, row in pool.items()} == right
