@@ -128,8 +128,8 @@ function showAnswer() {
   const figures = [
     ["confidence", confidenceMark(own.confidence)],
     ["calibrated", own.is_confident === null ? "no" : own.is_confident ? "yes: sure enough" : "yes: hand it up"],
-    ["in all", `${number(own.total_ms)} ms`], ["waited", `${number(own.queue_ms)} ms`], ["prompt", `${number(own.prefill_ms)} ms`],
-    ["reply", `${number(own.decode_ms)} ms`], ["of it grammar", `${number(own.grammar_ms)} ms`],
+    ["in all", time(own.total_ms)], ["waited", time(own.queue_ms)], ["prompt", time(own.prefill_ms)],
+    ["reply", time(own.decode_ms)], ["of it grammar", time(own.grammar_ms)],
     ["prompt tokens", `${number(reply.usage.prompt_tokens)}, ${number(reply.usage.prompt_tokens_details.cached_tokens)} of them kept`],
     ["reply tokens", countOf(own.tokens)],
   ];
@@ -139,6 +139,11 @@ function showAnswer() {
   if (!byId("right").disabled) byId("said").textContent = "";
   byId("result").hidden = false;
   byId("answer-title").focus();
+}
+
+function time(ms) {
+  const value = number(ms);
+  return value < 1000 ? `${value < 10 ? value.toFixed(1) : Math.round(value)} ms` : `${(value / 1000).toFixed(2)} s`;
 }
 
 function countOf(tokens) {
