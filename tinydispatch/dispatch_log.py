@@ -64,13 +64,13 @@ class DispatchLog:
         reference_date: dt.date,
         model: str,
         session: str | None = None,
-        entry_id: str | None = None,
+        reply_id: str | None = None,
     ) -> None:
         """Append one answered request.
 
         Args:
             session: groups the requests of one dialogue; its hash is written.
-            entry_id: what a later correction names the line by.
+            reply_id: what a later correction names the line by.
         """
         calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in dispatch.calls]
         said = {"calls": calls, "reply": dispatch.reply}
@@ -78,7 +78,7 @@ class DispatchLog:
         if session is not None:
             more["session_id"] = session_hash(session)
         try:
-            self._append(said, more, messages, tools, reference_date, model, entry_id)
+            self._append(said, more, messages, tools, reference_date, model, reply_id)
         except OSError as error:
             if not self._is_reported:
                 _LOG.error("%s: the dispatch log cannot be written: %s", self._folder, error.strerror)
@@ -95,7 +95,7 @@ class DispatchLog:
         reference_date: dt.date,
         model: str,
     ) -> None:
-        """Append what a person said of an answer; it takes the place of the line whose `entry_id` is `decides`.
+        """Append what a person said of an answer; it takes the place of the line whose `reply_id` is `decides`.
 
         Raises:
             OSError: it could not be written; nothing is kept.
@@ -114,13 +114,13 @@ class DispatchLog:
         tools: Sequence[Tool],
         reference_date: dt.date,
         model: str,
-        entry_id: str | None,
+        reply_id: str | None,
     ) -> None:
         now = dt.datetime.now(dt.UTC)
         offered = [tool.to_openai() for tool in tools]
         shown = {"messages": [message.to_openai() for message in messages], **said}
         entry = {
-            **({} if entry_id is None else {"id": entry_id}),
+            **({} if reply_id is None else {"id": reply_id}),
             "time": now.isoformat(timespec="milliseconds"),
             "model": model,
             **self._redactor.record(shown, offered),

@@ -14,7 +14,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ DECISIONS = "reviewed.jsonl"
 OWN = "own"
 # Keys of a line that hold another answer than the model's own, and what the page calls it.
 _OTHERS = {"correction": "a correction", "escalation": "the larger model", "challenger": "the challenger"}
+_ADDED = (*_OTHERS, "corrected_by", "tool_error")
 _MAX_UNREADABLE_SHOWN = 5
 _Place = tuple[str | int, ...]
 
@@ -64,7 +65,10 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where a line stands, and what decides its place in the orders."""
+    """Where a line stands, and what decides its place in the orders.
+
+    `others` are later lines of the same answer, which add what a challenger, a larger model or a person said of it.
+    """
 
     id: str
     file: Path
@@ -73,6 +77,7 @@ class _Entry:
     length: int
     confidence: float | None
     orders: frozenset[Order]
+    others: tuple[_Entry, ...] = ()
 
 
 class Stack:
@@ -114,10 +119,13 @@ class Stack:
                 if isinstance(row.get("decides"), str):
                     superseded.add(row["decides"])
                 entry = _entry(row, file, number, start, len(line))
-                self._entries.setdefault(entry.id, entry)
+                first = self._entries.get(entry.id)
+                if first is not None:
+                    entry = replace(first, orders=first.orders | entry.orders, others=(*first.others, entry))
+                self._entries[entry.id] = entry
         if not self._entries:
-            first = f"; the first, {self.unreadable[0]}" if self.unreadable else ""
-            raise ReviewError(f"{log}: none of its {n_lines} lines is one of a dispatch log{first}")
+            reason = f"; the first, {self.unreadable[0]}" if self.unreadable else ""
+            raise ReviewError(f"{log}: none of its {n_lines} lines is one of a dispatch log{reason}")
         for each in superseded:
             self._entries.pop(each, None)
         self._orders = {
@@ -247,6 +255,8 @@ class Stack:
             row = {}
         if not row or line_id(row) != entry.id:
             raise ReviewError(f"{entry.file}:{entry.number}: the line is gone or changed; start the review again.")
+        for other in entry.others:
+            row |= {key: value for key, value in self._row(other).items() if key in _ADDED and value is not None}
         return row
 
     def _tools_of(self, row: Mapping[str, Any]) -> tuple[Tool, ...]:

@@ -110,6 +110,18 @@ def test_what_is_decided_is_not_shown_again_until_it_is_undone(tmp_path: Path) -
     assert again.decisions.read_text() == ""
 
 
+def test_later_lines_of_the_same_answer_are_shown_with_it_and_decided_with_it(tmp_path: Path) -> None:
+    row = asked("a", weather("a"), id="one")
+    later = {**row, "is_accepted": False, "challenger": {"model": "next", "calls": [weather("b")]}}
+    stack = Stack(log_of(tmp_path, row, later, {**row, "correction": {"calls": [weather("c")]}}))
+    assert stack.state()["left"] == {"confidence": 1, "disagreements": 1, "corrections": 1}
+    answers = stack.next(Order.DISAGREEMENTS, 0)["line"]["answers"]
+    assert [each["name"] for each in answers] == ["own", "correction", "challenger"]
+    stack.decide("one", Decision.ACCEPT, answer="challenger")
+    assert decisions(stack)[0]["correction"]["calls"] == [weather("b")]
+    assert stack.state()["left"]["confidence"] == 0
+
+
 def test_two_reviews_of_one_log_do_not_run_at_once(tmp_path: Path) -> None:
     log = log_of(tmp_path, asked("a", weather("a")))
     stack = Stack(log)

@@ -224,7 +224,7 @@ class Server:
                 reference_date=answer.reference_date or dt.date.today(),
                 model=answer.serving_id,
                 session=request.session,
-                entry_id=answer.id,
+                reply_id=answer.id,
             )
 
 
