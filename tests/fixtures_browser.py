@@ -99,6 +99,12 @@ class Person:
         """The name of what has the focus, as it is read aloud."""
         return str(self.chrome.switch_to.active_element.accessible_name).strip()
 
+    @property
+    def told(self) -> str:
+        """What the field that has the focus is described by: what is wrong with its value."""
+        script = "return document.getElementById(document.activeElement.getAttribute('aria-describedby'))?.innerText"
+        return str(self.chrome.execute_script(script))
+
     def new_complaints(self) -> list[str]:
         """What the browser complained about since it was asked last, refused scripts and frames among it."""
         return [str(entry["message"]) for entry in self.chrome.get_log("browser")]

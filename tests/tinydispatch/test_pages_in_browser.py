@@ -152,6 +152,7 @@ def test_a_pasted_tool_is_offered_and_its_values_are_checked_at_their_field(tmp_
         person.presses_with_control("\ue007")
         person.sees("'thirty' is not of type 'integer'")
         assert person.focused == "days"
+        assert "not of type 'integer'" in person.told
         person.empties()
         person.types("14")
         person.presses_with_control("\ue007")
@@ -277,6 +278,7 @@ def test_a_stack_is_reviewed_with_the_keyboard_alone_and_retraining_learns_from_
         person.presses_with_control("\ue007")
         person.sees("400 is greater than the maximum of 365")
         assert person.focused == "count"
+        assert "greater than the maximum" in person.told
         person.empties()
         person.types("12")
         person.presses_with_control("\ue007")
