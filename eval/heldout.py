@@ -94,7 +94,7 @@ def turn_suite(
         beside: cases of each kind that others have; the sum of both is what is made equal.
         seen: what users said where it must not be asked again: the training data.
     """
-    shares = _shares(count or 0, beside or {})
+    quota = shares(count or 0, beside or {})
     found: Counter[Wanted] = Counter()
     cases: list[Case] = []
     marks, asked = [], set(seen)
@@ -106,7 +106,7 @@ def turn_suite(
         # A kind of turn that is still wanted is taken wherever it comes up.
         for turn in turns:
             kind = wanted(len(turn.case.expected))
-            if count is None or found[kind] < shares[kind]:
+            if count is None or found[kind] < quota[kind]:
                 found[kind] += 1
                 asked.add(turn.case.prompt)
                 cases.append(replace(turn.case, category=str(kind), parent=""))
@@ -116,12 +116,12 @@ def turn_suite(
     return Suite(name, description, (), tuple(map(str, Wanted)), tuple(cases), digest[:16])
 
 
-def _shares(count: int, beside: Mapping[Wanted, int]) -> Counter[Wanted]:
+def shares(count: int, beside: Mapping[Wanted, int]) -> Counter[Wanted]:
     """So many in all, each given to the kind of which there are the fewest."""
-    shares: Counter[Wanted] = Counter()
+    given: Counter[Wanted] = Counter()
     for _ in range(count):
-        shares[min(Wanted, key=lambda kind: beside.get(kind, 0) + shares[kind])] += 1
-    return shares
+        given[min(Wanted, key=lambda kind: beside.get(kind, 0) + given[kind])] += 1
+    return given
 
 
 def _is_asked(case: Case) -> bool:

@@ -85,6 +85,7 @@ def source_name(source: SourceConfig) -> str:
 
 def _read_log(source: DispatchLogSource, name: str, default_tools: Sequence[Tool]) -> Iterator[Record | Rejected]:
     assert source.path is not None
+    failed = _failed(source)
     count = 0
     for file in data_files(source.path):
         for raw in iter_rows(file, max_rows=source.max_rows):
@@ -92,10 +93,19 @@ def _read_log(source: DispatchLogSource, name: str, default_tools: Sequence[Tool
                 return
             count += 1
             row, trust = labelled(raw.value)
+            if trust is Trust.MODEL and isinstance(row, Mapping) and row.get("id") in failed:
+                row = {**row, "is_accepted": False}
             found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
             session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
             time = str(row.get("time") or "") if isinstance(row, Mapping) else ""
             yield found if isinstance(found, Rejected) else Record(found, name, trust, session, time)
+
+
+def _failed(source: DispatchLogSource) -> set[str]:
+    """The ids of answers of which a later line says that the call failed: their own lines teach nothing either."""
+    assert source.path is not None
+    rows = (raw.value for file in data_files(source.path) for raw in iter_rows(file, max_rows=None))
+    return {str(row["id"]) for row in rows if isinstance(row, Mapping) and row.get("id") and row.get("tool_error")}
 
 
 @dataclass(frozen=True)

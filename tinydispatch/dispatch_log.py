@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,25 @@ class DispatchLog:
         messages: Sequence[Message],
         tools: Sequence[Tool],
         dispatch: Dispatch,
-        reference_date: dt.date,
+        reference_date: dt.date | None,
         model: str,
         session: str | None = None,
+        reply_id: str = "",
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         """Append one answered request.
 
         Args:
+            reference_date: the day that the model was told; None: today.
             session: groups the requests of one dialogue; its hash is written.
+            reply_id: names the answer, so that a later line about it can be found.
+            extra: further keys, such as `tool_error`, `correction`, `challenger`. Such a line is a second one of its
+                answer: it is accepted only for what a person or a larger model said.
         """
         now = dt.datetime.now(dt.UTC)
         entry = {"time": now.isoformat(timespec="milliseconds"), "model": model}
-        entry |= self._content(messages, tools, dispatch, reference_date)
+        entry |= {"id": reply_id} if reply_id else {}
+        entry |= self._content(messages, tools, dispatch, reference_date or dt.date.today(), extra or {})
         if session is not None:
             entry["session_id"] = session_hash(session)
         # Escaped, so that half of a surrogate pair in an argument can be written too.
@@ -75,20 +82,26 @@ class DispatchLog:
                 self._is_reported = True
 
     def _content(
-        self, messages: Sequence[Message], tools: Sequence[Tool], dispatch: Dispatch, reference_date: dt.date
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        dispatch: Dispatch,
+        reference_date: dt.date,
+        extra: Mapping[str, Any],
     ) -> dict[str, Any]:
         offered = [tool.to_openai() for tool in tools]
         said = {
             "messages": [message.to_openai() for message in messages],
             "calls": [{"name": call.name, "arguments": dict(call.arguments)} for call in dispatch.calls],
             "reply": dispatch.reply,
+            **extra,
         }
         return {
             **self._redactor.record(said, offered),
             "tools": offered,
             "reference_date": reference_date.isoformat(),
             "confidence": round(dispatch.confidence, 4),
-            "is_accepted": dispatch.is_usable,
+            "is_accepted": dispatch.is_usable and not extra,
         }
 
     def _open(self, day: dt.date) -> int:
