@@ -21,8 +21,8 @@ from data.sources import read_source
 from data.sources.openai_chat import conversation_from_openai
 from data.store import read_conversations
 from eval.cases import Suite
-from eval.heldout import turn_suite
 from eval.metrics import wanted
+from eval.suites.heldout import turn_suite
 from retraining.errors import RetrainError
 from retraining.production import Trust
 from retraining.records import PoolRow, Record, pool_row

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.cases import load_suite
-from eval.heldout import shares
 from eval.metrics import Wanted, mcnemar_exact, paired_score, wanted
 from eval.results import load_result
+from eval.suites import load_suite
+from eval.suites.heldout import shares
 from retraining.config import GateConfig
 from retraining.gate import Pair, Verdict, is_invalid, judge_invalid, judge_losses
 
