@@ -116,10 +116,12 @@ def hold_out(new: Sequence[Record], pool: Sequence[PoolRow], share: float) -> Sp
     )
 
 
-def production_suite(path: Path) -> Suite | None:
-    """The cases of a run's `held.jsonl` that are in use; None where there are none."""
+def production_suite(path: Path, gates: int) -> Suite | None:
+    """The cases of a run's `held.jsonl` that are asked in no more than `gates` gates; None where there are none."""
     conversations = []
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.is_file() else (), 1):
+        if held_row(line, f"{path}:{number}").gates > gates:
+            continue
         found = conversation_from_openai(json.loads(line), f"{path}:{number}", ())
         if isinstance(found, Rejected):
             raise RetrainError(f"{path}:{number}: no conversation: {found.detail}")

@@ -62,7 +62,7 @@ class GateConfig(Section):
     # Cases that nobody has seen before: made anew for each run by the base run's generated sources (`synth`,
     # `phrases`). While the cases do not suffice as many again are made, up to `rounds` times in all.
     generated: int = Field(default=400, ge=0)
-    rounds: int = Field(default=3, ge=1)
+    rounds: int = Field(default=4, ge=1)
     quantization: Quantization = Quantization.Q8_0  # the file that is judged, and promoted
     # The largest loss on the champion, as a share of the cases: on all, and in a category. Both have to be shown.
     max_loss: float = Field(default=0.03, gt=0, lt=1)

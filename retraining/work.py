@@ -147,7 +147,7 @@ class Work:
         gate, folder = self.config.gate, context.folder / "gate"
         files = self._candidates(context)
         suites = [load_suite(name) for name in gate.suites]
-        if (held := production_suite(context.folder / "intake" / HELD)) is not None:
+        if (held := production_suite(context.folder / "intake" / HELD, self.config.intake.held_gates)) is not None:
             suites.append(held)
         n_asked = 0
         results: dict[str, list[EvalResult]] = {role: [] for role in files}

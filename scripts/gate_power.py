@@ -3,11 +3,12 @@
 python -m scripts.gate_power                        the table, and docs/images/gate-power.svg; 1 where a bar is missed
 python -m scripts.gate_power churn A.json B.json    how many verdicts differ between two results on the same cases
 python -m scripts.gate_power coverage               how often Tango's one-sided bound holds the true loss
+python -m scripts.gate_power threshold              how often a threshold of confidence promises what is not so
 
 A retrained model that is equal passes other cases than the one before it: its churn. It is read from
-docs/benchmarks/gate-churn.json, which holds what `churn` printed for models of this project. A worse model is simulated as
-an equal one that fails further cases. The old rule is McNemar's exact test in each category of `core` and `dev`, with no
-invalid call allowed.
+docs/benchmarks/gate-churn.json, which holds what `churn` printed for models of this project. A worse model is simulated
+as an equal one that fails further cases. The old rule is McNemar's exact test in each category of `core` and `dev`,
+with no invalid call allowed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from eval.suites import load_suite
 from eval.suites.heldout import shares
 from retraining.config import GateConfig
 from retraining.gate import Pair, Verdict, is_invalid, judge_invalid, judge_losses
+from tinydispatch.calibration import UNREACHABLE, error_bound, threshold_for
 
 CHURN = Path("docs/benchmarks/gate-churn.json")
 PICTURE = Path("docs/images/gate-power.svg")
@@ -68,8 +70,8 @@ class Shares:
 class Decline:
     """A model that loses the same every week: the champion's loss after each week, and when it was first stopped."""
 
-    losses_TW: np.ndarray
-    first_stop_T: np.ndarray
+    losses: np.ndarray  # trials × weeks
+    first_stop: np.ndarray  # by trial
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "churn":
             print(json.dumps(churn_of(*arguments.results), indent=2))
+            return 0
+        if arguments.command == "threshold":
+            _print_thresholds(arguments.trials)
             return 0
         if arguments.command == "coverage":
             _print_coverage(arguments.trials)
@@ -96,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.gate_power", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", nargs="?", choices=("power", "churn", "coverage"), default="power")
+    parser.add_argument("command", nargs="?", choices=("power", "churn", "coverage", "threshold"), default="power")
     parser.add_argument("results", nargs="*", type=Path, help="of churn: two result files of scripts.evaluate")
     parser.add_argument("--trials", type=int, default=4000, help="simulated challengers each (default: %(default)s)")
     parser.add_argument("--churn", type=float, help="another share of cases that pass with one of two equal models")
@@ -150,11 +155,9 @@ def sizes(suites: tuple[str, ...], generated: int, looks: int) -> tuple[dict[Wan
     return tuple(found)
 
 
-def new_rule(
-    config: GateConfig, churn: Churn, losses: Sequence[float], trials: int, seed: int = 0, best: Sequence[float] = ()
-) -> Shares:
-    """Challengers that lose so much in each kind of cases, as a share; `best` is what they lose on a better champion."""
-    verdicts = [_new_verdict(config, churn, [losses, *([best] if best else [])], _rng(seed, i)) for i in range(trials)]
+def new_rule(config: GateConfig, churn: Churn, losses: Sequence[float], trials: int, seed: int = 0) -> Shares:
+    """Challengers that lose so much in each kind of cases, as a share."""
+    verdicts = [_new_verdict(config, churn, [losses], _rng(seed, i)) for i in range(trials)]
     return Shares(*(sum(v is kind for v in verdicts) / trials for kind in (Verdict.PROMOTE, Verdict.REFUSE)))
 
 
@@ -259,15 +262,18 @@ def _report(config: GateConfig, churn: Churn, trials: int, out: Path) -> int:
         old_losses = [losses[0], *losses[1:], *losses[1:]]
         print(f"{name:<34} new {found[name]}")
         print(f"{'':<34} old {old_rule(churn, old_losses, trials)}")
+    for share in (0.05, 0.10, 0.15, 0.20, 0.30):
+        found_there = new_rule(config, replace(churn, passed=share), (0.0,) * 3, trials)
+        print(f"{f'equal, at a churn of {share:.0%}':<34} new {found_there}")
     print(f"{'equal, invalid calls left aside':<34} old {old_rule(churn, [0.0] * 5, trials, invalid=False)}")
     new, old = (decline(config, churn, 0.02, trials // 4, is_new=is_new) for is_new in (True, False))
     for name, each in (("new", new), ("old", old)):
-        last = each.losses_TW[:, -1]
+        last = each.losses[:, -1]
         print(
-            f"-2 a week, {name}: promoted in all {_WEEKS} weeks {np.mean(each.first_stop_T > _WEEKS):.1%}; the champion "
-            f"has lost {100 * np.median(last):.0f} points in the median and {100 * np.quantile(last, 0.95):.0f} in the "
-            f"worst of 20 cases; first stopped in week {np.median(each.first_stop_T):.0f} (median), by week "
-            f"{np.quantile(each.first_stop_T, 0.95):.0f} in 95 %"
+            f"-2 a week, {name}: promoted in all {_WEEKS} weeks {np.mean(each.first_stop > _WEEKS):.1%}; the "
+            f"champion has lost {100 * np.median(last):.0f} points in the median and "
+            f"{100 * np.quantile(last, 0.95):.0f} in the worst of 20 cases; first stopped in week {np.median(each.first_stop):.0f} (median), by week "
+            f"{np.quantile(each.first_stop, 0.95):.0f} in 95 %"
         )
     bars = {
         "equal: promoted or inconclusive >= 85 %": 1 - found["equal"].refused >= 0.85,
@@ -275,7 +281,7 @@ def _report(config: GateConfig, churn: Churn, trials: int, out: Path) -> int:
         "equal: refused <= 5 %": found["equal"].refused <= 0.05,
         "-10 in one category: promoted <= 10 %": found["-10 in the kindest category"].promoted <= 0.10,
         "-5 everywhere: promoted <= 2 %": found["-5 everywhere"].promoted <= 0.02,
-        "-2 a week: stopped within eight weeks": float(np.mean(new.first_stop_T > _WEEKS)) <= 0.01,
+        "-2 a week: stopped within eight weeks": float(np.mean(new.first_stop > _WEEKS)) <= 0.01,
     }
     for name, is_held in bars.items():
         print(f"{'held' if is_held else 'MISSED':<7} {name}")
@@ -300,9 +306,41 @@ def _print_coverage(trials: int) -> None:
                 print(f"{count:5}  {churn:5.0%}  {loss:5.0%}   {missed / trials:.1%}")
 
 
+def _print_thresholds(trials: int) -> None:
+    """The old scan took the lowest confidence at which a test passed, the new one ends at the first that fails."""
+    print("answers  truth                        scan   promised   replies above it   wrong among them")
+    for count in (120, 400):
+        for name, error in (("11 % wrong at any confidence", None), ("the surer, the righter", 0.3)):
+            for scan in ("old", "new"):
+                promised, above, wrong = 0, [], []
+                for trial in range(trials):
+                    rng = _rng(5, trial)
+                    sure = rng.random(count)
+                    chances = np.full(count, 0.89) if error is None else sure**error
+                    right = rng.random(count) < chances
+                    choose = _last_passing if scan == "old" else threshold_for
+                    kept = sure >= choose(sure.tolist(), right.tolist(), 0.1, 0.9)
+                    promised += bool(kept.any())
+                    above.append(kept.mean())
+                    wrong += [1 - chances[kept].mean()] if kept.any() else []
+                shown = f"{np.mean(wrong):.1%}" if wrong else "-"
+                print(f"{count:7}  {name:<28} {scan:<5} {promised / trials:9.1%} {np.mean(above):18.1%} {shown:>18}")
+
+
+def _last_passing(confidences: Sequence[float], is_right: Sequence[bool], max_error: float, sureness: float) -> float:
+    ranked = sorted(zip(confidences, is_right, strict=True), reverse=True)
+    threshold, n_wrong = UNREACHABLE, 0
+    for count, (confidence, right) in enumerate(ranked, 1):
+        n_wrong += not right
+        if error_bound(n_wrong, count, sureness) <= max_error:
+            threshold = confidence
+    return threshold
+
+
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#444}.t{font-weight:600;fill:#1c2330}.old{stroke:#c0362c;fill:#c0362c}"
-    ".new{stroke:#1a7f4b;fill:#1a7f4b}.ref{stroke:#1a7f4b;stroke-dasharray:4 4}.oref{stroke:#c0362c;stroke-dasharray:4 4}"
+    ".new{stroke:#1a7f4b;fill:#1a7f4b}.ref{stroke:#1a7f4b;stroke-dasharray:4 4}"
+    ".oref{stroke:#c0362c;stroke-dasharray:4 4}"
     "polyline{fill:none!important;stroke-width:2.2}.grid{stroke:#d9dee7}"
 )
 _PANEL, _LEFT, _TOP, _PLOT = 330, 46, 44, (250, 190)
@@ -322,7 +360,7 @@ def _picture(config: GateConfig, churn: Churn, new: Decline, old: Decline, trial
         _panel(1, "promoted, by the loss in one category", "points lost there", 0.20, 1.0, {
             "new": [(x, n.promoted) for x, n, _ in one], "old": [(x, o.promoted) for x, _, o in one]}),
         _panel(2, "the champion's loss at -2 a week", "weeks", _WEEKS / 100, 0.16, {
-            name: [(week / 100, float(np.quantile(each.losses_TW[:, week - 1], q)) if week else 0.0)
+            name: [(week / 100, float(np.quantile(each.losses[:, week - 1], q)) if week else 0.0)
                    for week in range(_WEEKS + 1)]
             for name, each, q in (("new", new, 0.5), ("ref", new, 0.95), ("old", old, 0.5), ("oref", old, 0.95))}),
     ]  # fmt: skip

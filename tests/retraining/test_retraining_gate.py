@@ -1,4 +1,4 @@
-"""The gate promotes what is shown to lose less than the margins, refuses a shown loss, and says where it cannot tell."""
+"""The gate promotes what is shown to lose little, refuses a shown loss, and says where it cannot tell."""
 
 import json
 from collections.abc import Sequence

@@ -158,10 +158,10 @@ def test_a_canary_that_does_well_ends_with_every_dialogue(tmp_path: Path) -> Non
 
 def test_where_the_canary_breaks_the_champion_answers(tmp_path: Path) -> None:
     class Broken(GatedRuntime):
-        def decode_all(self, ids: Any, first: int = 0) -> Any:
+        def decode_all(self, *_: Any) -> Any:
             raise RuntimeError("out of memory")
 
-        def decode(self, ids: Any) -> Any:
+        def decode(self, *_: Any) -> Any:
             raise RuntimeError("out of memory")
 
     new = canary(tmp_path, runtime=Broken(ONE_CALL))
