@@ -272,8 +272,9 @@ def _report(config: GateConfig, churn: Churn, trials: int, out: Path) -> int:
         print(
             f"-2 a week, {name}: promoted in all {_WEEKS} weeks {np.mean(each.first_stop > _WEEKS):.1%}; the "
             f"champion has lost {100 * np.median(last):.0f} points in the median and "
-            f"{100 * np.quantile(last, 0.95):.0f} in the worst of 20 cases; first stopped in week {np.median(each.first_stop):.0f} (median), by week "
-            f"{np.quantile(each.first_stop, 0.95):.0f} in 95 %"
+            f"{100 * np.quantile(last, 0.95):.0f} in the worst of 20 cases; "
+            f"first stopped in week {np.median(each.first_stop):.0f} (median), "
+            f"by week {np.quantile(each.first_stop, 0.95):.0f} in 95 %"
         )
     bars = {
         "equal: promoted or inconclusive >= 85 %": 1 - found["equal"].refused >= 0.85,
