@@ -5,11 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 _Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+class Wanted(StrEnum):
+    """What a case asks for; it holds across suites, whatever their categories are called."""
+
+    NO_CALL = "no_call"
+    ONE_CALL = "one_call"
+    SEVERAL_CALLS = "several_calls"
+
+
+def wanted(n_calls: int) -> Wanted:
+    """The kind of a case whose right answer makes so many calls."""
+    return (Wanted.NO_CALL, Wanted.ONE_CALL, Wanted.SEVERAL_CALLS)[min(n_calls, 2)]
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,43 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     n = only_first + only_second
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
     return min(1.0, 2 * tail / float(2**n))
+
+
+def paired_score(lost: int, won: int, total: int, loss: float) -> float:
+    """Tango's score statistic (1998) for a true loss of `loss`: standard normal if it is so, high if more was lost.
+
+    Args:
+        lost: cases that only the first of two models passed.
+        won: cases that only the second passed.
+        loss: share of the cases, -1 to 1.
+    """
+    a, b, c = 2 * total, (2 * total - lost + won) * loss - lost - won, -won * loss * (1 - loss)
+    # Of the cases that only the second passes, the likeliest share where the loss is given.
+    share = max(0.0, (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a))
+    variance = total * (2 * share + loss * (1 - loss))
+    distance = lost - won - total * loss
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def loss_bounds(lost: int, won: int, total: int, confidence: float) -> tuple[float, float]:
+    """Tango's bounds of what share of the cases the second model loses on the first; each is one-sided.
+
+    Either bound holds with this confidence by itself, so the two are an interval of `2 * confidence - 1`. Pairs where
+    both models do the same count; with no discordant pair the bounds are still apart.
+    """
+    assert total > 0, "no cases, no bounds"
+    z = NormalDist().inv_cdf(confidence)
+    return _where_score(lost, won, total, z), _where_score(lost, won, total, -z)
+
+
+def _where_score(lost: int, won: int, total: int, z: float) -> float:
+    low, high = -1.0, 1.0
+    for _ in range(50):  # the score falls as the loss grows
+        middle = (low + high) / 2
+        low, high = (middle, high) if paired_score(lost, won, total, middle) > z else (low, middle)
+    return (low + high) / 2
 
 
 class UnknownRateError(ValueError):

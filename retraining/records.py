@@ -32,6 +32,7 @@ class Record:
     source: str
     trust: Trust
     session: str
+    time: str = ""  # when a logged request came, ISO 8601; "" where nobody knows
 
     @property
     def request(self) -> str:
@@ -113,6 +114,7 @@ def _read_log(
     source: DispatchLogSource, name: str, default_tools: Sequence[Tool], decided: frozenset[str]
 ) -> Iterator[Record | Rejected | Withdrawn]:
     assert source.path is not None
+    failed = _failed(source)
     count = 0
     for file in data_files(source.path):
         for raw in iter_rows(file, max_rows=source.max_rows):
@@ -123,13 +125,23 @@ def _read_log(
                 yield decided_elsewhere(raw.row_id, raw.value)
                 continue
             row, trust = labelled(raw.value)
+            if trust is Trust.MODEL and isinstance(row, Mapping) and row.get("id") in failed:
+                row = {**row, "is_accepted": False}
             found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
             session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
+            time = str(row.get("time") or "") if isinstance(row, Mapping) else ""
             if isinstance(row, Mapping) and row.get("decides") and row.get("is_accepted") is False:
                 whole = conversation_from_log({**row, "is_accepted": True}, raw.row_id, default_tools)
                 if not isinstance(whole, Rejected) and isinstance(found, Rejected):
-                    yield Withdrawn(Record(whole, name, trust, session))
-            yield found if isinstance(found, Rejected) else Record(found, name, trust, session)
+                    yield Withdrawn(Record(whole, name, trust, session, time))
+            yield found if isinstance(found, Rejected) else Record(found, name, trust, session, time)
+
+
+def _failed(source: DispatchLogSource) -> set[str]:
+    """The ids of answers of which a later line says that the call failed: their own lines teach nothing either."""
+    assert source.path is not None
+    rows = (raw.value for file in data_files(source.path) for raw in iter_rows(file, max_rows=None))
+    return {str(row["id"]) for row in rows if isinstance(row, Mapping) and row.get("id") and row.get("tool_error")}
 
 
 @dataclass(frozen=True)

@@ -61,24 +61,29 @@ class DispatchLog:
         messages: Sequence[Message],
         tools: Sequence[Tool],
         dispatch: Dispatch,
-        reference_date: dt.date,
+        reference_date: dt.date | None,
         model: str,
         session: str | None = None,
         reply_id: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         """Append one answered request.
 
         Args:
+            reference_date: the day that the model was told; None: today.
             session: groups the requests of one dialogue; its hash is written.
-            reply_id: what a later correction names the line by.
+            reply_id: names the answer, so that a later line about it can be found.
+            extra: further keys, such as `tool_error`, `correction`, `challenger`. Such a line is a second one of its
+                answer: it is accepted only for what a person or a larger model said.
         """
         calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in dispatch.calls]
-        said = {"calls": calls, "reply": dispatch.reply}
-        more: dict[str, Any] = {"confidence": round(dispatch.confidence, 4), "is_accepted": dispatch.is_usable}
+        said = {"calls": calls, "reply": dispatch.reply, **(extra or {})}
+        is_accepted = dispatch.is_usable and not extra
+        more: dict[str, Any] = {"confidence": round(dispatch.confidence, 4), "is_accepted": is_accepted}
         if session is not None:
             more["session_id"] = session_hash(session)
         try:
-            self._append(said, more, messages, tools, reference_date, model, reply_id)
+            self._append(said, more, messages, tools, reference_date or dt.date.today(), model, reply_id)
         except OSError as error:
             if not self._is_reported:
                 _LOG.error("%s: the dispatch log cannot be written: %s", self._folder, error.strerror)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retraining.cases import production_suite
 from retraining.config import AfterRefusal, IntakeConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
@@ -279,3 +280,45 @@ def test_an_answer_that_is_rejected_after_it_was_trained_is_trained_no_more(tmp_
     done = take(tmp_path, config_of(log.parent, min_new=1), earlier, name="second")
     assert answers(tmp_path, "second") == ["Lyon"]
     assert done.result["withdrawn"] == 1
+
+
+def labelled_lines(days: range, *, session: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            **ask(f"weather in Graz on day {day}"),
+            "calls": [weather("Oslo")],
+            "correction": {"calls": [weather(f"Graz {day}")]},
+            "session_id": session or f"s{day}",
+            "time": f"2026-11-{day:02d}T00:00:00Z",
+        }
+        for day in days
+    ]
+
+
+def test_the_latest_dialogues_are_cases_and_no_run_trains_on_them_until_they_retire(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    config = config_of(log_of(tmp_path, *labelled_lines(range(1, 11))), held_share=0.2, held_gates=2)
+    held = {"Graz 9", "Graz 10"}
+    for name, in_training in (("one", False), ("two", False), ("three", True)):
+        earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+        done = take(tmp_path, config, earlier, name=name)
+        assert (held <= set(answers(tmp_path, name))) is in_training
+        assert held.isdisjoint(answers(tmp_path, name)) is not in_training
+        assert done.result["held"] == (0 if in_training else 2)
+        suite = production_suite(tmp_path / "runs" / name / "intake" / "held.jsonl", config.held_gates)
+        assert (suite is None) is in_training
+        if suite is not None:
+            assert {case.prompt for case in suite.cases} == {f"weather in Graz on day {day}" for day in (9, 10)}
+        end(tmp_path, ledger, name, RunState.PROMOTED)
+
+
+def test_a_dialogue_is_held_out_whole_or_not_at_all(tmp_path: Path) -> None:
+    log = log_of(tmp_path, *labelled_lines(range(1, 6)), *labelled_lines(range(6, 11), session="long"))
+    done = take(tmp_path, config_of(log, held_share=0.2))
+    assert done.result["held"] == 0, "the latest dialogue has five records, and two may be held"
+
+
+def test_what_a_failed_call_was_logged_as_before_it_failed_teaches_nothing(tmp_path: Path) -> None:
+    line = {**ask("weather in Graz"), "calls": [weather("Graz")], "id": "a1"}
+    log = log_of(tmp_path, line, {**line, "is_accepted": False, "tool_error": "no such place"})
+    assert take(tmp_path, config_of(log)).result["dropped"] == {"not_accepted": 2}

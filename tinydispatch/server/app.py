@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -27,12 +26,13 @@ from tinydispatch.server.errors import ApiError
 from tinydispatch.server.flight import Flight
 from tinydispatch.server.guard import Guard, RequestLog
 from tinydispatch.server.holder import ModelHolder, QueueFullError, StoppingError
-from tinydispatch.server.job import Answer
+from tinydispatch.server.job import Answer, ChatJob
 from tinydispatch.server.logs import log
 from tinydispatch.server.metrics import CONTENT_TYPE, Metrics
 from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
 from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.responses import ResponseWriter, read_response_request
+from tinydispatch.server.rollout import Rollout, log_answer, read_feedback
 from tinydispatch.server.settings import ServerSettings
 from tinydispatch.server.ui import UiRoutes
 
@@ -49,12 +49,21 @@ class Server:
 
     Args:
         dispatch_log: gets every answer; None writes none.
+        rollout: what is done with a challenger; None has none.
     """
 
-    def __init__(self, holder: ModelHolder, settings: ServerSettings, dispatch_log: DispatchLog | None = None) -> None:
+    def __init__(
+        self,
+        holder: ModelHolder,
+        settings: ServerSettings,
+        dispatch_log: DispatchLog | None = None,
+        rollout: Rollout | None = None,
+    ) -> None:
         self.holder, self.settings = holder, settings
         self.metrics = Metrics(holder)
         self.dispatch_log = dispatch_log
+        self.rollout = rollout or Rollout(dispatch_log)
+        self.rollout.bind(holder, self.metrics.registry)
         self._created = int(time.time())
         self._n_open = 0
         self._flights: WeakSet[Flight] = WeakSet()
@@ -69,7 +78,9 @@ class Server:
 
     def close(self) -> bool:
         """Finish what was taken and close the model; False when it was aborted and the model does not stop in time."""
-        return self.holder.close(_ABORT_S if self._is_aborted else None)
+        is_closed = self.holder.close(_ABORT_S if self._is_aborted else None)
+        self.rollout.close()
+        return is_closed
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -109,7 +120,16 @@ class Server:
         if self._is_aborted:
             raise errors.stopping()
         try:
-            flight = Flight(self.holder, wanted, timeout_s, request.receive, self._finished)
+            holder, fallback = self.rollout.route(wanted)
+            flight = Flight(
+                holder,
+                wanted,
+                timeout_s,
+                request.receive,
+                self._finished,
+                fallback=fallback,
+                broken=self.rollout.failed,
+            )
         except QueueFullError:
             raise self._queue_full() from None
         except StoppingError:
@@ -151,6 +171,13 @@ class Server:
                 if shown is not None:
                     yield writer.error(shown)
 
+    async def feedback(self, request: Request) -> Response:
+        """POST /v1/feedback: what became of an answer."""
+        reply_id, labels = read_feedback(await read_json_body(request, self.settings.limits))
+        if not await asyncio.to_thread(self.rollout.feedback, reply_id, labels):
+            raise errors.unknown_reply(reply_id)
+        return _json({"id": reply_id, "object": "feedback", "recorded": sorted(labels)})
+
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
         del request
@@ -179,6 +206,7 @@ class Server:
             "serving": self.holder.serving.id,
             "busy": self.holder.is_busy,
             "waiting": self.holder.n_waiting,
+            **self.rollout.health(),
         }
         return _json(body, 200 if is_ok else 503)
 
@@ -212,20 +240,14 @@ class Server:
     def _queue_full(self) -> ApiError:
         return errors.queue_full(min(30.0, max(0.1, self._mean_s * self.holder.n_waiting / 2)))
 
-    def _finished(self, request: ChatRequest, answer: Answer) -> None:
+    def _finished(self, job: ChatJob, answer: Answer) -> None:
         """In the model's thread, before the answer is sent."""
+        request = job.request
         self._mean_s += 0.1 * (answer.model_s - self._mean_s)
         self.metrics.answer(answer)
         if self.dispatch_log is not None and request.may_log:
-            self.dispatch_log.write(
-                messages=request.messages,
-                tools=request.tools,
-                dispatch=answer.dispatch,
-                reference_date=answer.reference_date or dt.date.today(),
-                model=answer.serving_id,
-                session=request.session,
-                reply_id=answer.id,
-            )
+            log_answer(self.dispatch_log, request, answer, job.id)
+        self.rollout.finished(request, answer, job.id)
 
 
 class EventStream(Response):
@@ -271,6 +293,7 @@ def create_app(server: Server) -> FastAPI:
     app.add_route("/v1/chat/completions", server.chat, ["POST"])
     app.add_route("/v1/responses", server.responses, ["POST"])
     app.add_route("/v1/completions", server.completions, ["POST"])
+    app.add_route("/v1/feedback", server.feedback, ["POST"])
     app.add_route("/v1/models", server.models, ["GET"])
     app.add_route("/v1/models/{name:path}", server.model, ["GET"])
     app.add_route("/health", server.health, ["GET"])

@@ -19,7 +19,11 @@ from tinydispatch.server.settings import ServerSettings, is_loopback
 from tinydispatch.server.ui import UI_PAGES
 
 OPEN_PATHS = frozenset({"/health"})
-_ROUTES = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/models", "/health", "/metrics"})
+_ROUTES = frozenset(
+    {
+        "/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/feedback", "/v1/models", "/health", "/metrics",
+    }
+)  # fmt: skip
 
 
 def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:

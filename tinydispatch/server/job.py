@@ -96,6 +96,11 @@ class ChatJob:
         return self._is_cancelled
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a part of the reply is certain, and may have been sent."""
+        return bool(self._parts)
+
+    @property
     def _is_late(self) -> bool:
         return time.monotonic() - self._taken > self._timeout_s
 
