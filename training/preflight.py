@@ -152,7 +152,8 @@ def _packing(run: RunConfig, dataset: Dataset) -> tuple[Check, Sharing | None]:
 
 def _memory(memory: MemoryEstimate) -> Check:
     total, free = device_memory()
-    parts = f"weights {_gb(memory.weights)}, gradients {_gb(memory.gradients)}, optimizer {_gb(memory.optimizer)}"
+    gradients = _gb(memory.gradients + memory.buckets)
+    parts = f"weights {_gb(memory.weights)}, gradients {gradients}, optimizer {_gb(memory.optimizer)}"
     step = "a step not estimated" if memory.activations is None else f"a step about {_gb(memory.activations)}"
     text = f"{parts}, {step}, loss up to {_gb(memory.loss)}: about {_gb(memory.total)} of {_gb(free)} free"
     if memory.counted > total:
