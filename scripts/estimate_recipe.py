@@ -180,18 +180,21 @@ def table() -> list[str]:
         "| " + " | ".join(head) + " |",
         "| --- " * len(head) + "|",
     ]
-    commands = []
-    for recipe in RECIPES:
-        for place in PLACES:
-            found = plan(recipe, place)
-            on = f"{place.name} ({place.card})"
-            if found is None:
-                lines.append(f"| {recipe.config} | {on} | does not fit | | | |")
-                continue
+    plans = [plan(recipe, place) for recipe in RECIPES for place in PLACES]
+    commands = [f"# {one.recipe.config}, {one.place.name}\n{one.command}" for one in plans if one is not None]
+    return [*lines, *(row for recipe in RECIPES for row in rows(recipe)), "", *commands]
+
+
+def rows(recipe: Recipe) -> list[str]:
+    """The recipe's lines of the table."""
+    lines = []
+    for place in PLACES:
+        found, on = plan(recipe, place), f"{place.name} ({place.card})"
+        cells = ["does not fit", "", "", ""]
+        if found is not None:
             cells = [found.batch, f"{found.memory_gb:.1f}", f"{found.steps:,}", time_text(found.minutes)]
-            lines.append(f"| {recipe.config} | {on} | " + " | ".join(cells) + " |")
-            commands.append(f"# {recipe.config}, {place.name}\n{found.command}")
-    return [*lines, "", *commands]
+        lines.append(" ".join(f"| {cell}".rstrip() for cell in (recipe.config, on, *cells)) + " |")
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ from training.trainer import DispatchTrainer
 
 logger = logging.getLogger(__name__)
 
-_AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _packed_or_padded(run: RunConfig, model: PreTrainedModel, dataset: Dataset) 
     # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
     if torch.cuda.is_available() and not is_sharded():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    autocast = _AUTOCAST.get(resolve_precision(run.training.precision))
+    autocast = AUTOCAST.get(resolve_precision(run.training.precision))
     try:
         if packing is Packing.TREE:
             make_tree_packable(model, autocast)
