@@ -15,7 +15,7 @@ from typing import Any
 
 from data.config import SynthSource
 from data.sources.files import content_hash
-from eval.cases import load_case_texts, load_suite
+from eval.suites import load_case_texts, load_suite
 from tinydispatch.formats import default_chat_template
 from training.config import RunConfig
 
