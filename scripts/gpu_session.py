@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(*options.check)
     options.out.mkdir(parents=True, exist_ok=True)
     patience = 5 if options.dry_run else 1  # a CPU of two cores starts Python for half a minute
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the clean-up of what runs
     until, good = time.monotonic() + 60 * options.minutes * patience, True
     print(f"{device_name()}{': a dry run, whose figures say nothing' if options.dry_run else ''}")
     for part in parts(options.out, is_dry=options.dry_run):
@@ -103,9 +104,11 @@ def _run(part: Part, limit_s: float) -> str:
     try:
         code = child.wait(limit_s)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
         return f"stopped after {limit_s:.0f} s"
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     return f"{'done' if code == 0 else f'ended with {code}'} in {time.monotonic() - started:.0f} s"
 
 
