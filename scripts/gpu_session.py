@@ -46,7 +46,7 @@ def parts(out: Path, *, is_dry: bool) -> list[Part]:
     found = []
     for recipe in (recipe for recipe in RECIPES if recipe.config in _MEASURED):
         shape = _TINY[recipe.architecture] if is_dry else recipe.architecture
-        tiny = ("--length-scale", "0.05", "data.max_length_tokens=256", "training.precision=bf16") if is_dry else ()
+        tiny = ("--length-scale", "0.05", "data.max_length_tokens=256", "training.precision=fp32") if is_dry else ()
         steps = "2" if is_dry else "12"
         bench = ("scripts.bench_recipe", "--config", f"{recipe.config}.yaml", "--architecture", shape)
         kept = str(out / f"{recipe.config}.json")
