@@ -53,8 +53,9 @@ def page(card: DataCard) -> str:
 
 def _equation(card: DataCard) -> str:
     joined = f" + {card.joined:,} joined into these" if card.joined else ""
+    repeated = f" (and {card.repeated:,} lines more, by the sources' weights)" if card.repeated else ""
     return (
-        f"{card.read:,} rows read = {card.train:,} for training + {card.heldout:,} held out{joined} + "
+        f"{card.read:,} rows read = {card.train:,} for training{repeated} + {card.heldout:,} held out{joined} + "
         f"{sum(card.rejected.values()):,} rejected."
     )
 

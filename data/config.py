@@ -24,9 +24,15 @@ class FitStep(StrEnum):
 
 
 class _Source(_Section):
-    """What every source has. `max_rows` reads the first so many rows: files sorted by topic are not sampled evenly."""
+    """What every source has.
+
+    `max_rows` takes so many rows of a file or folder, whole dialogues drawn by hash from all of it; more data later
+    changes few of them. Of a generated source they are the first ones. `weight` says how often a conversation is
+    trained in an epoch: 0.5 is every other one, drawn by hash, 3 is each three times. What is held out keeps its size.
+    """
 
     max_rows: int | None = Field(default=None, ge=1)
+    weight: float = Field(default=1.0, gt=0, le=100)
     licence: str | None = Field(default=None, description="as the data card shall state it")
     revision: str | None = Field(
         default=None, description="of a Hub data set: branch, tag or commit; of files: what the data card states"

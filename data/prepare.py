@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from data.card import CardError, DataCard
 from data.card_builder import CardBuilder
 from data.card_pages import markdown, page
 from data.config import (
+    GENERATED,
     CatalogueSource,
     DataConfig,
     IntentsSource,
@@ -37,7 +38,7 @@ from data.rejected import Rejected, RejectReason, sample_of
 from data.shards import Record, read_records, read_with_lines
 from data.sources import check_source, read_source
 from data.sources.files import content_hash, data_files
-from data.split import Split
+from data.split import Split, copies, sampled
 from data.store import ConversationWriter, data_hash, with_trained_turns
 from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
@@ -113,11 +114,12 @@ def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
     finally:
         progress.close()
     sources = list(zip(config.sources, shards, strict=True))
-    decisions = decide(lambda: _records(job.folder, sources), config.near_duplicate_threshold)
+    samples = [_sample(job.folder, source, shards) for source, shards in sources]
+    decisions = decide(lambda: _records(job.folder, sources, samples), config.near_duplicate_threshold)
     paths = _paths(out_dir)
     with ConversationWriter(paths[Split.TRAIN]) as train, ConversationWriter(paths[Split.HELDOUT]) as heldout:
         writers = {Split.TRAIN: train, Split.HELDOUT: heldout}
-        _write_rows(job.folder, sources, decisions, builder, writers)
+        _write_rows(job.folder, sources, samples, decisions, builder, writers)
         _require_training_rows(builder, config)
         digest = data_hash(train.finish(), heldout.finish())
         card = builder.build([_provenance(source, job.seed) for source in config.sources], digest)
@@ -144,25 +146,56 @@ def _paths(out_dir: Path) -> dict[Split, Path]:
 _Sources = Sequence[tuple[SourceConfig, tuple[int, ...]]]
 
 
-def _records(folder: Path, sources: _Sources) -> Iterator[Record]:
-    for source, shards in sources:
-        rows = (record for shard in shards for record in read_records(folder, shard))
-        yield from islice(rows, source.max_rows)
+_Sample = set[int] | None  # rows of a source; None: all
+
+
+def _sample(folder: Path, source: SourceConfig, shards: Sequence[int]) -> _Sample:
+    """The rows that `max_rows` takes."""
+    if source.max_rows is None or isinstance(source, GENERATED):
+        return None  # of generated rows no more than that were made
+    records = (record for shard in shards for record in read_records(folder, shard))
+    return sampled([_dialogue(record) for record in records], source.max_rows)
+
+
+def _dialogue(record: Record) -> str:
+    return record.dialogue_id or record.row_id  # a rejected row may belong to none
+
+
+def _taken(
+    source: SourceConfig, sample: _Sample, rows: Iterable[tuple[Record, bytes]]
+) -> Iterator[tuple[Record, bytes]]:
+    """The rows of a sample; those of training that a weight below 1 leaves out are rejected for it."""
+    for place, (record, line) in enumerate(rows):
+        if sample is not None and place not in sample:
+            continue
+        is_trained = not record.reason and record.side == Split.TRAIN
+        if is_trained and not copies(_dialogue(record), source.weight):
+            detail = f"the weight of its source is {source.weight:g}"
+            yield Record(record.row_id, str(RejectReason.LEFT_OUT_BY_WEIGHT), detail), b""
+        else:
+            yield record, line
+
+
+def _records(folder: Path, sources: _Sources, samples: Sequence[_Sample]) -> Iterator[Record]:
+    for (source, shards), sample in zip(sources, samples, strict=True):
+        rows = ((record, b"") for shard in shards for record in read_records(folder, shard))
+        yield from (record for record, _ in _taken(source, sample, rows))
 
 
 def _write_rows(
     folder: Path,
     sources: _Sources,
+    samples: Sequence[_Sample],
     decisions: Decisions,
     builder: CardBuilder,
     writers: Mapping[Split, ConversationWriter],
 ) -> None:
     position = 0
-    for source, shards in sources:
+    for (source, shards), sample in zip(sources, samples, strict=True):
         builder.start_source()
         rows = (row for shard in shards for row in read_with_lines(folder, shard))
-        for record, line in islice(rows, source.max_rows):
-            _write_row(position, record, line, decisions, builder, writers)
+        for record, line in _taken(source, sample, rows):
+            _write_row(position, record, line, source.weight, decisions, builder, writers)
             position += 1
 
 
@@ -170,6 +203,7 @@ def _write_row(
     position: int,
     record: Record,
     line: bytes,
+    weight: float,
     decisions: Decisions,
     builder: CardBuilder,
     writers: Mapping[Split, ConversationWriter],
@@ -183,8 +217,11 @@ def _write_row(
     elif verdict.fate is Fate.WRITTEN:
         text = line.decode()
         split = Split.TRAIN if record.side == Split.TRAIN else Split.HELDOUT
-        writers[split].write_line(with_trained_turns(text, verdict.joined) if verdict.joined else text)
-        builder.add_kept(record)
+        text = with_trained_turns(text, verdict.joined) if verdict.joined else text
+        times = copies(_dialogue(record), weight) if split is Split.TRAIN else 1
+        for _ in range(times):
+            writers[split].write_line(text)
+        builder.add_kept(record, times=times)
     else:
         builder.add_rejected(
             Rejected(RejectReason(verdict.fate), verdict.detail, record.row_id, sample_of(record.text))
@@ -234,7 +271,7 @@ def _work_folder(
         {suite: list(texts) for suite, texts in suites.items()},
         _counter_mark(count_tokens),
         [tool.to_openai() for tool in default_tools],
-        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in [*_inputs(config), *code]],
+        [[str(file), content_hash(file)] for file in [*_inputs(config), *code]],
     ]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     folder = out_dir / "data" / _WORK / name

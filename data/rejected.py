@@ -32,6 +32,7 @@ class RejectReason(StrEnum):
     UNSTORABLE = "unstorable"
     UNRENDERABLE = "unrenderable"
     DUPLICATE = "duplicate"
+    LEFT_OUT_BY_WEIGHT = "left_out_by_weight"
     NEAR_DUPLICATE = "near_duplicate"
     EVALUATION_OVERLAP = "evaluation_overlap"
     TOO_LONG = "too_long"
@@ -81,6 +82,7 @@ _MEANINGS = {
     RejectReason.UNSTORABLE: "a value that JSON or UTF-8 cannot express (infinity, half a character)",
     RejectReason.UNRENDERABLE: "the model's chat template refuses the conversation",
     RejectReason.DUPLICATE: "equal to an earlier row",
+    RejectReason.LEFT_OUT_BY_WEIGHT: "the weight of its source is below 1",
     RejectReason.NEAR_DUPLICATE: "the same answer to nearly the same request as an earlier row",
     RejectReason.EVALUATION_OVERLAP: "shares its request with an evaluation case",
     RejectReason.TOO_LONG: "longer than max_length_tokens, whatever was shortened",

@@ -93,8 +93,9 @@ class Screen:
             conversation, augmented = self._augmenter.augment(conversation)
         source = self._config.sources[source_index]
         try:
-            # With max_rows, a longer row may come after the last one that is read.
-            if source.max_rows is None and (covered := self._covered(conversation, side, augmented, begun)):
+            # With max_rows, a longer row may not be among those that are taken; with a weight, be left out.
+            is_taken_whole = source.max_rows is None and source.weight >= 1
+            if is_taken_whole and (covered := self._covered(conversation, side, augmented, begun)):
                 return self._grouped(covered, conversation, source_index)
             fitted = self._fitted(conversation, source)
             if isinstance(fitted, Rejected):

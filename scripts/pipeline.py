@@ -67,9 +67,10 @@ class _Pipeline:
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.is_main = int(os.environ.get("RANK", "0")) == 0
         self.is_forced = force is not None and list(Stage).index(force) <= list(Stage).index(Stage.TRAIN)
-        self.ledger = Ledger(run, model_dir)
-        if force is not None and self.is_main:
-            self.ledger.forget_from(force)
+        if self.is_main:  # to fingerprint the files takes as long as to read them, and one process answers for all
+            self.ledger = Ledger(run, model_dir)
+            if force is not None:
+                self.ledger.forget_from(force)
 
     def run(self, until: Stage | None = None) -> None:
         """Every stage in order. Only training uses more than one process; the others wait or are done."""
@@ -78,8 +79,7 @@ class _Pipeline:
             self._stage(Stage.PREPARE, self._prepare)
         if until is Stage.PREPARE:
             return
-        self._wait_for_main()
-        self._train()
+        self._train(is_complete=self._ask_main())
         if not self.is_main or until is Stage.TRAIN:
             return
         rest = {
@@ -129,15 +129,19 @@ class _Pipeline:
         for reason, count in card.rejected.items():
             logger.info("  %d rejected: %s", count, reason)
 
-    def _wait_for_main(self) -> None:
+    def _ask_main(self) -> bool:
+        """Whether training is complete, when the first process has prepared the data; the others wait for it."""
+        answer = [self.is_main and self.ledger.is_complete(Stage.TRAIN)]
         if self.processes > 1:
+            import torch
             from accelerate import PartialState
 
-            PartialState(timeout=_PATIENCE).wait_for_everyone()
-            self.ledger = Ledger(self.run_config, self.model_dir)
+            PartialState(timeout=_PATIENCE)
+            torch.distributed.broadcast_object_list(answer)
+        return answer[0]
 
-    def _train(self) -> None:
-        if self.ledger.is_complete(Stage.TRAIN):
+    def _train(self, *, is_complete: bool) -> None:
+        if is_complete:
             if self.is_main:
                 logger.info("── %s: complete, kept", Stage.TRAIN)
             return
@@ -150,8 +154,15 @@ class _Pipeline:
         from scripts.gguf_route import gguf_route
         from training.sft import train
 
-        rows, answered = self.folder / "data" / "train.jsonl", [gguf_route(self.run_config, self.model_dir)]
-        result = train(self.run_config, rows, self.folder, restart=self.is_forced, answered=answered)
+        data, answered = self.folder / "data", [gguf_route(self.run_config, self.model_dir)]
+        result = train(
+            self.run_config,
+            data / "train.jsonl",
+            self.folder,
+            heldout_path=data / "heldout.jsonl",
+            restart=self.is_forced,
+            answered=answered,
+        )
         if not self.is_main:
             return
         if self.run_config.training.method.has_adapter:
