@@ -20,6 +20,7 @@ class RejectReason(StrEnum):
     NOT_ACCEPTED = "not_accepted"
     THOUGHT_ONLY = "thought_only"
     MALFORMED_CALL = "malformed_call"
+    CALL_IN_TEXT = "call_in_text"
     INVALID_TOOLS = "invalid_tools"
     AMBIGUOUS_TOOL = "ambiguous_tool"
     UNKNOWN_TOOL = "unknown_tool"
@@ -68,6 +69,7 @@ _MEANINGS = {
     RejectReason.NOT_ACCEPTED: "the answer was refused, or not corrected, and nobody said what is right",
     RejectReason.THOUGHT_ONLY: "the last turn is a thought without an action",
     RejectReason.MALFORMED_CALL: "a call whose arguments cannot be read as an object",
+    RejectReason.CALL_IN_TEXT: "a trained reply holds a call, or its marker, as text that no reader takes apart",
     RejectReason.INVALID_TOOLS: "the list of tools cannot be read, is empty or holds no JSON schema",
     RejectReason.AMBIGUOUS_TOOL: "a call names a tool that is listed twice with different definitions",
     RejectReason.UNKNOWN_TOOL: "a call names a tool that was not offered",
@@ -126,6 +128,9 @@ class Repair(StrEnum):
     MISSING_RETURN_TYPE = "missing_return_type"
     CALL_TAG_LEFT_OPEN = "call_tag_left_open"
     ANSWER_CORRECTED = "answer_corrected"
+    CALL_READ_FROM_TEXT = "call_read_from_text"
+    FILLED_NULLS_DROPPED = "filled_nulls_dropped"
+    PERSONAL_DATA_MASKED = "personal_data_masked"
 
 
 @dataclass(frozen=True)
