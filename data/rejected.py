@@ -31,6 +31,7 @@ class RejectReason(StrEnum):
     EMPTY_REPLY = "empty_reply"
     UNSTORABLE = "unstorable"
     UNRENDERABLE = "unrenderable"
+    PERSONAL_DATA = "personal_data"
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     EVALUATION_OVERLAP = "evaluation_overlap"
@@ -80,6 +81,7 @@ _MEANINGS = {
     RejectReason.EMPTY_REPLY: "a trained assistant turn has neither text nor a call",
     RejectReason.UNSTORABLE: "a value that JSON or UTF-8 cannot express (infinity, half a character)",
     RejectReason.UNRENDERABLE: "the model's chat template refuses the conversation",
+    RejectReason.PERSONAL_DATA: "holds personal data or a secret of a class that data.personal_data drops",
     RejectReason.DUPLICATE: "equal to an earlier row",
     RejectReason.NEAR_DUPLICATE: "the same answer to nearly the same request as an earlier row",
     RejectReason.EVALUATION_OVERLAP: "shares its request with an evaluation case",

@@ -31,6 +31,7 @@ class Record:
     source: str
     trust: Trust
     session: str
+    client: str = ""
 
     @property
     def request(self) -> str:
@@ -93,7 +94,8 @@ def _read_log(source: DispatchLogSource, name: str, default_tools: Sequence[Tool
             row, trust = labelled(raw.value)
             found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
             session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
-            yield found if isinstance(found, Rejected) else Record(found, name, trust, session)
+            client = str(row.get("client_id") or "") if isinstance(row, Mapping) else ""
+            yield found if isinstance(found, Rejected) else Record(found, name, trust, session, client)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,16 @@ class Redactor:
 
     rules: tuple[Rule, ...] = DEFAULT_RULES
     removed_keys: frozenset[str] = _REMOVED_KEYS
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """What `Redacted.found` may count."""
+        return frozenset({*(rule.name.removeprefix("said_") for rule in self.rules), "named_secret"})
+
+    def only(self, classes: Container[str]) -> Redactor:
+        """A redactor of these classes alone."""
+        rules = tuple(rule for rule in self.rules if rule.name.removeprefix("said_") in classes)
+        return Redactor(rules, self.removed_keys if "named_secret" in classes else frozenset())
 
     def record(self, value: Mapping[str, Any], public: Any = ()) -> dict[str, Any]:
         """A record of JSON values without personal data; keys stay as they are.
