@@ -82,6 +82,7 @@ _COLUMNS = (
 _USE = {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"city": "Oslo"}}
 _RESULT = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "rain"}]}
 _OLDER = {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+_NOTHING: tuple[Any, ...] = (None, "", [], "null")
 SHAPES = (
     Shape("TRL", "messages and tools", (_row(_turn(tool_calls=[LISTED])),), 1),
     Shape("TRL", "tools as JSON text", (_row(_turn(tool_calls=[LISTED]), tools=json.dumps([TOOL])),), 1),
@@ -212,7 +213,7 @@ SHAPES = (
                 "messages": [USER, _turn(tool_calls=[{"function": {"name": "now", "arguments": a}}])],
                 "tools": [{"name": "now", "parameters": {"type": "object", "properties": {}}}],
             }
-            for a in (None, "", [], "null")
+            for a in _NOTHING
         ),
         4,
         "empty_arguments",
@@ -299,7 +300,7 @@ def read_shape(shape: Shape, folder: Path, number: int) -> Outcome:
     if shape.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in shape.rows), "utf-8")
     else:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
 
         columns = datasets.Dataset.from_list([dict(row) for row in shape.rows])
         (columns.to_parquet if shape.suffix == ".parquet" else columns.to_json)(str(path))
