@@ -14,13 +14,9 @@ from typing import Any
 
 from data.near_duplicates import answer_key, request_text
 from data.store import tools_text
-from tinydispatch.redaction import Redactor
+from tinydispatch.redaction import NOBODYS, Redactor
 from tinydispatch.tools import Conversation, Role, Tool, ToolCall
 
-# Set aside for examples (RFC 2606): they belong to nobody, and made-up data should stay as varied as it was made.
-_NOBODYS = re.compile(
-    r"[\w.%+-]+@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid))\b", re.IGNORECASE
-)
 _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}|https?://[^\s\"'<>]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d")
 _PLACES, _THIN, _MOST_CONVERSATIONS = 5, 20, 2000
@@ -48,7 +44,7 @@ def clear(conversation: Conversation, redactor: Redactor) -> Cleared:
         [message.content, [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]]
         for message in conversation.messages
     ]
-    public = [[tool.to_openai() for tool in conversation.tools], _NOBODYS.findall(str(said))]
+    public = [[tool.to_openai() for tool in conversation.tools], NOBODYS.findall(str(said))]
     redacted = redactor.redacted({"said": said}, public)
     if redacted.record["said"] == said:
         return Cleared(conversation, {})
@@ -75,7 +71,7 @@ def own_addresses(conversation: Conversation) -> set[str]:
     """Those that only the sender says, and that are not set aside for examples: no result and no system message."""
     other = " ".join(m.content for m in conversation.messages if m.role in (Role.SYSTEM, Role.TOOL)).lower()
     found = addresses(conversation)
-    return {each for each in found if each.lower() not in other and _NOBODYS.fullmatch(each) is None}
+    return {each for each in found if each.lower() not in other and NOBODYS.fullmatch(each) is None}
 
 
 def _trained_calls(conversation: Conversation) -> Iterator[tuple[int, ToolCall]]:
