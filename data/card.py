@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class CardError(ValueError):
@@ -71,6 +72,7 @@ class DataCard:
     evaluation_texts: Mapping[str, int]
     overlaps: Mapping[str, int]
     lengths: LengthHistogram
+    truth: Mapping[str, Any]  # data/truth.py: by tool and argument, personal data, different answers
 
     @property
     def repeated(self) -> int:

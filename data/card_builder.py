@@ -110,7 +110,7 @@ class CardBuilder:
         """What the first row rejected for this reason said."""
         return self._samples[reason][0]["detail"]
 
-    def build(self, sources: Sequence[Mapping[str, Any]], data_hash: str) -> DataCard:
+    def build(self, sources: Sequence[Mapping[str, Any]], data_hash: str, truth: Mapping[str, Any]) -> DataCard:
         """The finished card; `sources` holds kind, path, licence and revision of each source in reading order."""
         cards = tuple(
             SourceCard(
@@ -147,6 +147,7 @@ class CardBuilder:
             evaluation_texts={suite: len(texts) for suite, texts in self._suites.items()},
             overlaps={suite: counts["overlaps"][suite] for suite in self._suites},
             lengths=histogram(self._lengths, self._length_unit),
+            truth=truth,
         )
 
 

@@ -220,6 +220,14 @@ class AugmentConfig(_Section):
     shuffle_tools: float = Field(default=0, ge=0, le=1, description="conversations whose tools change order")
 
 
+class PersonalData(StrEnum):
+    """What becomes of rows with personal data or secrets; the data card counts them by class in any case."""
+
+    KEEP = "keep"
+    MASK = "mask"  # made-up values of the same form take their place, in request and call alike
+    DROP = "drop"
+
+
 class DataConfig(_Section):
     """Everything that decides what ends up in train.jsonl, apart from the run's seed."""
 
@@ -233,6 +241,9 @@ class DataConfig(_Section):
     fit: tuple[FitStep, ...] = Field(default=tuple(FitStep), description="how longer ones are made to fit first")
     join_prefixes: bool = Field(
         default=True, description="rows that are beginnings of a longer one become one conversation, each turn trained"
+    )
+    personal_data: PersonalData | dict[str, PersonalData] = Field(
+        default=PersonalData.KEEP, description="keep, mask or drop; or by class ({email: mask, card: drop})"
     )
     augment: AugmentConfig = AugmentConfig()
     # Below 0.8 the search for candidates (data/near_duplicates.py) would start to miss pairs.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from data.config import (
     GENERATED,
     CatalogueSource,
     DataConfig,
+    DispatchLogSource,
     IntentsSource,
     PhrasesSource,
     SourceConfig,
@@ -39,7 +41,8 @@ from data.shards import Record, read_records, read_with_lines
 from data.sources import check_source, read_source
 from data.sources.files import content_hash, data_files
 from data.split import Split, copies, sampled
-from data.store import ConversationWriter, data_hash, with_trained_turns
+from data.store import ConversationWriter, data_hash, read_conversations, with_trained_turns
+from data.truth import truth_of
 from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
 from tinydispatch.tools import Conversation, Tool
@@ -94,6 +97,22 @@ def prepare(
         check_source(source, f"data.sources.{index}", default_tools)
     config = config.model_copy(update={"sources": tuple(map(fetched, config.sources))})
     suites = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
+    mask = os.umask(0o077) if _is_private(config) else None
+    try:
+        return _prepared(config, seed, suites, count_tokens, default_tools, out_dir)
+    finally:
+        if mask is not None:
+            os.umask(mask)
+
+
+def _prepared(
+    config: DataConfig,
+    seed: int,
+    suites: Mapping[str, Sequence[str]],
+    count_tokens: CountTokens | None,
+    default_tools: Sequence[Tool],
+    out_dir: Path,
+) -> PreparedData:
     job = _job(config, seed, suites, count_tokens, default_tools, out_dir)
     builder = CardBuilder("tokens" if count_tokens else "characters", suites)
     try:
@@ -104,6 +123,16 @@ def prepare(
         raise
     shutil.rmtree(job.folder.parent)
     return prepared
+
+
+def _is_private(config: DataConfig) -> bool:
+    """Whether what is written is for its owner alone: as its most private source, and every log is private."""
+    paths = [
+        source.path for source in config.sources if not isinstance(source, SynthSource) and source.path is not None
+    ]
+    return any(isinstance(source, DispatchLogSource) for source in config.sources) or any(
+        not path.stat().st_mode & 0o077 for path in paths
+    )
 
 
 def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
@@ -121,8 +150,9 @@ def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
         writers = {Split.TRAIN: train, Split.HELDOUT: heldout}
         _write_rows(job.folder, sources, samples, decisions, builder, writers)
         _require_training_rows(builder, config)
-        digest = data_hash(train.finish(), heldout.finish())
-        card = builder.build([_provenance(source, job.seed) for source in config.sources], digest)
+        files = (train.finish(), heldout.finish())
+        truth = truth_of(read_conversations(files[0]), builder.train)
+        card = builder.build([_provenance(each, job.seed) for each in config.sources], data_hash(*files), truth)
         _commit(out_dir, writers, card)
     return PreparedData(paths[Split.TRAIN], paths[Split.HELDOUT], card)
 

@@ -34,6 +34,13 @@ class IntakeConfig(Section):
     max_share_per_source: float = Field(default=1.0, gt=0, le=1)
     # More from one session are quarantined: somebody, or a script, says the same thing over and over.
     max_per_session: int = Field(default=50, ge=1)
+    # The same for one client's key (`client_id` of a log line): a session's name is the sender's own to make up. None
+    # sets no limit, for a server behind a single key.
+    max_per_client: int | None = Field(default=None, ge=1)
+    # More records than this with the same answer to nearly the same words are quarantined, whoever sent them.
+    max_similar: int = Field(default=50, ge=1)
+    # A link or address that only senders' own words hold is trained once so many sessions have used it.
+    min_sessions_per_address: int = Field(default=2, ge=1)
     # A trained call that sends to an address nobody mentioned is quarantined.
     require_grounded_addresses: bool = True
     # Further rules of what is replaced before anything is written, as the server's log takes them

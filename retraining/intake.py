@@ -19,12 +19,12 @@ from data.clean import check_conversation
 from data.overlap import OverlapIndex
 from data.rejected import Rejected
 from data.store import StoreError
+from data.truth import clear
 from retraining.cases import HELD, HeldRow, held_row, hold_out
 from retraining.config import AfterRefusal, IntakeConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.ledger import Ledger, RunRecord
-from retraining.personal import clear
 from retraining.records import PoolRow, Record, Withdrawn, decided_in, pool_row, read_records, to_line
 from retraining.review import Finding, Reviewed, review
 from retraining.stages import Done, RunState, Stage, Stop
@@ -171,7 +171,8 @@ def _checked(row: Record | Rejected, rules: _Rules, read: _Read) -> Record | Non
         return None
     cleared = clear(row.conversation, rules.redactor)
     read.redacted += cleared.is_changed
-    record = replace(row, conversation=cleared.conversation)
+    # Metadata go: who logs may write anything there.
+    record = replace(row, conversation=replace(cleared.conversation, metadata={}))
     if (rejected := check_conversation(record.conversation)) is not None:
         read.counts[str(rejected.reason)] += 1
         return None
@@ -220,10 +221,13 @@ def _lines(ledger: Ledger, run: RunRecord, folder: Path, name: str) -> list[str]
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not at all, and for its owner alone, as the log is that it comes from."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
     partial = path.with_suffix(".jsonl.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as stream:
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(f"{line}\n" for line in lines)
         stream.flush()
         os.fsync(stream.fileno())

@@ -33,6 +33,7 @@ class Record:
     trust: Trust
     session: str
     time: str = ""  # when a logged request came, ISO 8601; "" where nobody knows
+    client: str = ""
 
     @property
     def request(self) -> str:
@@ -129,12 +130,13 @@ def _read_log(
                 row = {**row, "is_accepted": False}
             found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
             session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
+            client = str(row.get("client_id") or "") if isinstance(row, Mapping) else ""
             time = str(row.get("time") or "") if isinstance(row, Mapping) else ""
             if isinstance(row, Mapping) and row.get("decides") and row.get("is_accepted") is False:
                 whole = conversation_from_log({**row, "is_accepted": True}, raw.row_id, default_tools)
                 if not isinstance(whole, Rejected) and isinstance(found, Rejected):
-                    yield Withdrawn(Record(whole, name, trust, session, time))
-            yield found if isinstance(found, Rejected) else Record(found, name, trust, session, time)
+                    yield Withdrawn(Record(whole, name, trust, session, time, client))
+            yield found if isinstance(found, Rejected) else Record(found, name, trust, session, time, client)
 
 
 def _failed(source: DispatchLogSource) -> set[str]:

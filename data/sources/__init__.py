@@ -176,7 +176,7 @@ def _adapted(
         case ToolBenchSource(keep_thoughts=keep):
             yield conversation_from_train_row(value, row_id, keep_thoughts=keep)
         case OpenAIJsonlSource():
-            yield conversation_from_openai(value, row_id, default_tools)
+            yield conversation_from_openai(value, row_id, default_tools, is_columnar=file.suffix == ".parquet")
         case XlamSource():
             yield conversation_from_xlam(value, row_id)
         case HermesSource():

@@ -235,6 +235,55 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first.outputs] == [path.read_bytes() for path in second.outputs]
 
 
+def test_one_client_that_makes_up_sessions_is_quarantined(tmp_path: Path) -> None:
+    flood = [
+        {
+            **ask(f"is it cold in place {i * i}"),
+            "calls": [weather(f"place {i * i}")],
+            "session_id": f"{i}",
+            "client_id": "k",
+        }
+        for i in range(4)
+    ]
+    calm = {**ask("weather in Graz"), "calls": [weather("Graz")], "client_id": "l"}
+    done = take(tmp_path, config_of(log_of(tmp_path, *flood, calm), max_per_client=3))
+    assert answers(tmp_path) == ["Graz"]
+    assert done.result["quarantined"] == {"flood": 4}
+
+
+def test_many_nearly_equal_requests_are_a_flood_whoever_sends_them(tmp_path: Path) -> None:
+    text = "please tell me what the weather in Lyon will be like when we arrive there by train"
+    flood = [{**ask(f"{text} {i}"), "calls": [weather("Lyon")], "session_id": f"{i}"} for i in range(4)]
+    calm = {**ask("weather in Graz"), "calls": [weather("Graz")]}
+    done = take(tmp_path, config_of(log_of(tmp_path, *flood, calm), max_similar=3))
+    assert answers(tmp_path) == ["Graz"]
+    assert done.result["quarantined"] == {"flood": 4}
+
+
+def test_a_link_in_the_senders_own_words_is_no_ground_for_itself(tmp_path: Path) -> None:
+    def search(link: str, **rest: Any) -> dict[str, Any]:
+        return {
+            **ask(f"look up {link} for me"),
+            "calls": [{"name": "search_web", "arguments": {"query": link}}],
+            **rest,
+        }
+
+    alone = search("https://thief.io/a", session_id="a")
+    shared = [search("https://news.io/b", session_id="a"), {**search("https://news.io/b", session_id="b")}]
+    shared[1]["messages"][0]["content"] += " now"
+    person = search("https://corp.io/c", session_id="a", correction={"calls": [
+        {"name": "search_web", "arguments": {"query": "https://corp.io/c"}}]})  # fmt: skip
+    done = take(tmp_path, config_of(log_of(tmp_path, alone, *shared, person)))
+    assert done.result["quarantined"] == {"ungrounded_address": 1}
+    assert "thief" not in json.dumps(rows(tmp_path))
+
+
+def test_what_intake_writes_is_its_owners_alone(tmp_path: Path) -> None:
+    done = take(tmp_path, config_of(log_of(tmp_path, {**LINE, "calls": [CALL]})))
+    assert {path.stat().st_mode & 0o777 for path in done.outputs} == {0o600}
+    assert done.outputs[0].parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_line_that_a_person_decided_about_is_taken_in_as_decided_and_only_so(tmp_path: Path) -> None:
     lines = [{**ask(f"weather in {place}"), "calls": [weather("Oslo")]} for place in ("Bergen", "Graz", "Lyon")]
     log = log_of(tmp_path, *lines)
