@@ -49,7 +49,9 @@ class _Game:
         if isinstance(generation, Failure):
             self.failure, self.is_over = generation, True
             return
-        reply = parse_reply(generation.text) if generation.is_complete else ParsedReply(generation.text)
+        reply = (
+            parse_reply(generation.text, self.request.tools) if generation.is_complete else ParsedReply(generation.text)
+        )
         is_readable = generation.is_complete and not reply.unparsed
         calls = _encodable(reply.calls)
         results = tuple(self.world.answer(call) for call in calls) if is_readable else ()
