@@ -113,7 +113,11 @@ def test_the_grammar_refuses_what_the_schema_does(call: ToolCall) -> None:
 def random_value(kind: str, source: random.Random) -> Any:
     if kind == "string":
         return "".join(source.choices(["a", "7", "\n", "<", ">", "</", "é", " ", "null", "[]", "parameter"], k=4))
-    values = {"integer": source.randint(-9, 9), "number": source.choice([0.5, 3, 1e22]), "boolean": source.random() < 0.5}
+    values = {
+        "integer": source.randint(-9, 9),
+        "number": source.choice([0.5, 3, 1e22]),
+        "boolean": source.random() < 0.5,
+    }
     if kind in values:
         return values[kind]
     inner = [random_value(source.choice(_KINDS[:4]), source) for _ in range(source.randint(0, 3))]
