@@ -150,8 +150,15 @@ class _Pipeline:
         from scripts.gguf_route import gguf_route
         from training.sft import train
 
-        rows, answered = self.folder / "data" / "train.jsonl", [gguf_route(self.run_config, self.model_dir)]
-        result = train(self.run_config, rows, self.folder, restart=self.is_forced, answered=answered)
+        data, answered = self.folder / "data", [gguf_route(self.run_config, self.model_dir)]
+        result = train(
+            self.run_config,
+            data / "train.jsonl",
+            self.folder,
+            heldout_path=data / "heldout.jsonl",
+            restart=self.is_forced,
+            answered=answered,
+        )
         if not self.is_main:
             return
         if self.run_config.training.method.has_adapter:

@@ -113,7 +113,7 @@ def random_model(architecture: str, recipe: RunConfig) -> PreTrainedModel:
 
 def _rows(run: Run, recipe: RunConfig) -> Dataset:
     training, longest = recipe.training, recipe.data.max_length_tokens
-    batch = training.per_device_batch_size * training.gradient_accumulation_steps
+    batch = training.global_batch_size
     per_row = 3 if training.packing is Packing.ROWS and run.is_ours else 1  # rows hold under two on average
     shortest = longest if run.is_full_length else 0
     return conversations(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from training.config import Precision, TrainingConfig
@@ -13,13 +15,19 @@ def has_accelerator() -> bool:
     return torch.accelerator.is_available()
 
 
+def n_processes() -> int:
+    """Processes that train together, as accelerate's launcher states it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_machine(training: TrainingConfig) -> None:
-    """Refuse settings that this machine cannot train with, before any data are prepared.
+    """Refuse settings that this machine, or so many processes, cannot train with, before any data are prepared.
 
     Raises:
         ConfigError: names the setting and what to set instead.
     """
     resolve_precision(training.precision)
+    training.accumulation_steps(n_processes())
 
 
 def resolve_precision(asked: Precision) -> Precision:

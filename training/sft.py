@@ -16,17 +16,16 @@ from datasets import Dataset
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
 from safetensors.torch import load_file
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import pack_dataset
 
-from data.store import read_conversations
 from tinydispatch import formats
-from training.callbacks import LossLog, ProgressBar, StopOnSignal
+from training.callbacks import LOSS_LOG, HeldoutLoss, LossLog, ProgressBar, StopOnSignal
 from training.checkpoints import is_unfinished, mark_finished, prepare_resume, training_inputs
 from training.config import Method, Packing, Precision, RunConfig
-from training.dataset import EncodedData, build_dataset
+from training.dataset import EncodedData
+from training.encoding import encoded_data
 from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
 from training.hardware import resolve_precision
 from training.head import trained_tokens_only
@@ -63,14 +62,21 @@ class TrainResult:
 
 
 def train(
-    run: RunConfig, train_path: Path, run_dir: Path, *, restart: bool = False, answered: Sequence[Check] = ()
+    run: RunConfig,
+    train_path: Path,
+    run_dir: Path,
+    *,
+    heldout_path: Path | None = None,
+    restart: bool = False,
+    answered: Sequence[Check] = (),
 ) -> TrainResult:
     """Fine-tune on the conversations in `train_path`, continuing from the newest whole checkpoint of this run.
 
-    Writes to `run_dir`: `checkpoints/`, `train_log.jsonl`, `training.svg`, with `training.pass_rate` also
+    Writes to `run_dir`: `encoded/`, `checkpoints/`, `train_log.jsonl`, `training.svg`, with `training.pass_rate` also
     `pass_rate_log.jsonl`, and at the end `checkpoint/` (full) or `adapter/` (LoRA).
 
     Args:
+        heldout_path: conversations that are not trained on; some of them are scored on the way (`training.heldout`).
         restart: begin anew even where checkpoints of this run exist.
         answered: checks from elsewhere that belong into the preflight's table.
 
@@ -87,9 +93,10 @@ def train(
     tokenizer = load_tokenizer(directory)
     if run.training.method.has_adapter:
         _check_tokens_known(directory, tokenizer)
-    data = _encoded(train_path, tokenizer, run.data.max_length_tokens)
+    data = _encoded(train_path, tokenizer, run, run_dir)
+    heldout = _heldout(heldout_path, tokenizer, run, run_dir)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    report(preflight(run, directory, tokenizer, data, answered), Console(stderr=True, quiet=not is_main))
+    report(preflight(run, directory, tokenizer, data, heldout, answered), Console(stderr=True, quiet=not is_main))
     checkpoints = run_dir / "checkpoints"
     inputs = training_inputs(run, train_path, formats.template_hash(str(tokenizer.chat_template)))
     is_continued = not restart and is_unfinished(checkpoints, inputs)
@@ -97,6 +104,8 @@ def train(
         trainer = _trainer(run, directory, tokenizer, data, checkpoints, report_to)
         for callback in _watchers(run, tokenizer, run_dir, is_recorded=bool(report_to)):
             trainer.add_callback(callback)
+        watched = HeldoutLoss(run, trainer.loss_of, heldout, run_dir / LOSS_LOG)
+        trainer.add_callback(watched)
         try:
             outcome = _run_steps(trainer, checkpoints, inputs, restart=restart)
         finally:
@@ -108,7 +117,7 @@ def train(
     return TrainResult(
         checkpoint_dir=run_dir / "checkpoint",
         adapter_dir=final if run.training.method.has_adapter else None,
-        metrics=_metrics(data, outcome, time.monotonic() - started_s),
+        metrics=_metrics(data, outcome, time.monotonic() - started_s) | watched.metrics,
         rejected=dict(data.rejected),
     )
 
@@ -116,7 +125,7 @@ def train(
 def _watchers(
     run: RunConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, *, is_recorded: bool
 ) -> list[TrainerCallback]:
-    watchers = [LossLog(run_dir / "train_log.jsonl")]
+    watchers = [LossLog(run_dir / LOSS_LOG)]
     if is_recorded:
         watchers.append(RecordSettings(run))
     if run.training.pass_rate.every_steps is not None:
@@ -124,12 +133,24 @@ def _watchers(
     return watchers
 
 
-def _encoded(train_path: Path, tokenizer: PreTrainedTokenizerBase, max_length_tokens: int) -> EncodedData:
-    rows = tqdm(read_conversations(train_path), desc="encode", unit="row", disable=None)
-    data = build_dataset(rows, tokenizer, max_length_tokens)
+def _encoded(
+    path: Path, tokenizer: PreTrainedTokenizerBase, run: RunConfig, run_dir: Path, *, may_be_empty: bool = False
+) -> EncodedData:
+    longest, folder = run.data.max_length_tokens, run_dir / "encoded"
+    data = encoded_data(path, tokenizer, longest, folder, workers=run.data.workers, may_be_empty=may_be_empty)
     if data.rejected:
-        logger.warning("%s: not trained on: %s", train_path, dict(data.rejected))
+        logger.warning("%s: left out: %s", path, dict(data.rejected))
     return data
+
+
+def _heldout(
+    path: Path | None, tokenizer: PreTrainedTokenizerBase, run: RunConfig, run_dir: Path
+) -> EncodedData | None:
+    """What the loss on conversations that are not trained on is computed from; None where there are none."""
+    if path is None or not path.is_file() or run.training.heldout.every_steps is None:
+        return None
+    data = _encoded(path, tokenizer, run, run_dir, may_be_empty=True)
+    return data if len(data.dataset) else None
 
 
 def _run_steps(trainer: DispatchTrainer, checkpoints: Path, inputs: dict[str, Any], *, restart: bool) -> Any:

@@ -21,7 +21,7 @@ from training.sft import train
 WATCHED = {
     "training__pass_rate": "{every_steps: 1, max_cases: 2, max_new_tokens: 3}",
     "training__max_steps": 2,
-    "training__gradient_accumulation_steps": 1,
+    "training__global_batch_size": 2,
 }
 
 

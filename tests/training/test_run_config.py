@@ -50,8 +50,8 @@ def test_opt350m_is_the_published_recipe() -> None:
     run = load_run_config("opt350m")
     training = run.training
     assert run.model.path == "facebook/opt-350m"
-    assert training.per_device_batch_size * training.gradient_accumulation_steps == 32
-    assert (training.learning_rate, training.warmup_steps, training.max_grad_norm) == (5e-5, 100, 0.3)
+    assert training.global_batch_size == 32
+    assert (training.learning_rate, training.warmup(5861), training.max_grad_norm) == (5e-5, 100, 0.3)
     assert (training.method, training.epochs, training.weight_decay) == (Method.FULL, 1, 0.01)
     assert training.gradient_checkpointing
     assert run.data.max_length_tokens == 2048

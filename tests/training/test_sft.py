@@ -49,7 +49,7 @@ def test_full_training_leaves_a_model_a_tokenizer_and_a_log(make_run: MakeRun, t
 
 def test_the_first_loss_is_the_mean_over_trained_tokens_alone(make_run: MakeRun, train_path: Path) -> None:
     """Computed here from the model and the mask, without the trainer."""
-    run = make_run(training__max_steps=1, training__per_device_batch_size=8)
+    run = make_run(training__max_steps=1, training__global_batch_size=8, training__per_device_batch_size=8)
     train(run, train_path, run.run_dir)
     tokenizer = load_tokenizer(Path(run.model.path))
     model = AutoModelForCausalLM.from_pretrained(run.model.path, dtype=torch.float32).eval()
@@ -184,7 +184,7 @@ def test_the_published_recipe_trains_a_tiny_opt(make_run: MakeRun, train_path: P
 
 def test_settings_reach_trl(tmp_path: Path) -> None:
     config = to_sft_config(load_run_config("opt350m", ["training.precision=fp32"]), tmp_path)
-    assert (config.learning_rate, config.warmup_steps, config.max_grad_norm) == (5e-5, 100, 0.3)
+    assert (config.learning_rate, config.get_warmup_steps(5861), config.max_grad_norm) == (5e-5, 100, 0.3)
     assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 32
     assert config.gradient_checkpointing
     assert config.max_length is None

@@ -98,7 +98,7 @@ def test_a_recipes_cost_is_measured_against_trl(
     config: str, architecture: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "costs.json"
-    settings = ["training.packing=rows", "training.per_device_batch_size=1", "training.gradient_accumulation_steps=2"]
+    settings = ["training.packing=rows", "training.per_device_batch_size=1", "training.global_batch_size=2"]
     options = ["--config", config, "--architecture", architecture, "--steps", "2", "--length-scale", "0.05"]
     lengths = ["training.precision=bf16", "data.max_length_tokens=256"]
     assert bench_recipe.main([*options, "--out", str(out), *settings, *lengths]) == 0
