@@ -10,9 +10,8 @@ import llguidance
 import pytest
 
 from eval.backends import Generation
-from eval.case import case_from_row
+from eval.cases import Place, case_from_row
 from eval.evaluate import score_generation
-from eval.places import Place
 from tinydispatch import formats
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.confidence import call_confidences
