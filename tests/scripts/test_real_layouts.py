@@ -33,7 +33,7 @@ def test_a_checkpoint_as_it_is_published_goes_through_its_recipe(recipe: str, tm
     overrides = [
         f"runs_dir={tmp_path}", "name=run", f"model.path={tmp_path / 'model'}",
         "data.sources=[{kind: synth, count: 24}]", "data.max_length_tokens=2048", "training.max_steps=2",
-        "training.per_device_batch_size=2", "training.gradient_accumulation_steps=1", "training.warmup_steps=0",
+        "training.global_batch_size=2", "training.per_device_batch_size=2", "training.warmup_steps=0",
         "training.precision=fp32", "training.pass_rate.every_steps=null", "tracking.wandb=off",
         f"eval.suites=[{suite}]", "eval.max_new_tokens=48", "export.quantizations=[f16, q8_0]",
         "export.max_verification_tokens=300",
