@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from training.config import Dtype, Method, Precision, TrainingConfig
 from training.errors import ConfigError
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Inside, PyTorch computes on every core that this process may use.
+
+    accelerate's launcher sets OMP_NUM_THREADS=1 where several processes share a machine. Stages that only the first
+    one runs, such as merging, would stay on one core.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_accelerator() -> bool:
