@@ -189,6 +189,7 @@ def make_checkpoint(name: str, directory: Path, *, dtype: torch.dtype = torch.fl
     torch.manual_seed(seed)
     model = (_opt(architecture) if architecture.family == "opt" else _qwen3(architecture)).to(dtype)
     if architecture.is_pickled:
+        model.config.architectures, model.config.dtype = [type(model).__name__], dtype
         model.config.save_pretrained(directory)
         torch.save(model.state_dict(), directory / "pytorch_model.bin")
     else:
