@@ -118,7 +118,9 @@ def test_a_template_that_keeps_earlier_turns_gives_one_sequence_for_all(
 ) -> None:
     opening = "'\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n')"
     assert opening in qwen_tokenizer.chat_template
-    plain = qwen_tokenizer.chat_template.replace(opening, "'\\n' + content").replace("enable_thinking", "unused")
+    plain = qwen_tokenizer.chat_template.replace(opening, "'\\n' + content").replace(
+        "enable_thinking = false", "enable_thinking = true"
+    )
     monkeypatch.setattr(qwen_tokenizer, "chat_template", plain)
     talk = conversation(*simple_conversation("Oslo").messages, *simple_conversation("Oslo").messages)
     example = only(encode_conversation(talk, qwen_tokenizer))
