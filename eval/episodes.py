@@ -136,7 +136,8 @@ class _Game:
         if isinstance(generation, Failure):
             self.failure, self.is_over = generation, True
             return
-        reply = parse_reply(generation.text) if generation.is_complete else ParsedReply(generation.text)
+        text, tools = generation.text, self.request.tools
+        reply = parse_reply(text, tools) if generation.is_complete else ParsedReply(text)
         is_readable = generation.is_complete and not reply.unparsed
         calls = _encodable(reply.calls)
         results = tuple(self.world.answer(call) for call in calls) if is_readable else ()

@@ -91,7 +91,7 @@ def score_generation(generation: Generation, case: Case, tools: Sequence[Tool]) 
     """The verdict on a reply. One that was cut off never passes: a server would have nothing to act on."""
     if not generation.is_complete:
         return Score(Outcome.UNPARSEABLE, f"the reply does not end within {generation.tokens} tokens")
-    return match(parse_reply(generation.text), case, tools)
+    return match(parse_reply(generation.text, tools), case, tools)
 
 
 def _case_result(
@@ -108,7 +108,7 @@ def _case_result(
         explanation=_writable(score.explanation),
         latency_s=round(reply.latency_s, 4),
         tokens=reply.tokens,
-        is_lenient_pass=reply.is_complete and lenient.passes(case, parse_reply(reply.text)) if lenient else None,
+        is_lenient_pass=reply.is_complete and lenient.passes(case, parse_reply(reply.text, tools)) if lenient else None,
     )
 
 

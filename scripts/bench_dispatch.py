@@ -182,7 +182,7 @@ class Bench:
             calls = self._server.ask(question.messages, question.tools, _MAX_NEW_TOKENS)
         else:
             completion = self._engines[name].complete(question.messages, question.tools, _MAX_NEW_TOKENS)
-            calls = parse_reply(completion.text).calls
+            calls = parse_reply(completion.text, question.tools).calls
         elapsed_ms = 1000 * (self._clock(name) - started)
         if is_counted:
             result.latencies_ms.append(elapsed_ms)

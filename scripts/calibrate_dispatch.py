@@ -147,7 +147,7 @@ def answers(engine: Engine, suite: Suite, max_new_tokens: int = 384) -> Replies:
             print(f"{suite.name}: {number} of {len(cases)}", file=sys.stderr)
         tools = suite.tools_for(case)
         done = engine.complete(with_reference_date(case.messages, case.reference_date), tools, max_new_tokens)
-        calls = parse_reply(done.text).calls
+        calls = parse_reply(done.text, tools).calls
         generation = Generation(done.text, 0.0, done.tokens.generated, done.is_complete)
         is_right = score_generation(generation, case, tools).is_correct
         replies.reply.add(reply_confidence(done.choices, has_calls=bool(calls)), number, is_right=is_right)

@@ -10,7 +10,8 @@ import datetime as dt
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,12 @@ class _Pipeline:
         )
         if not self.is_main:
             return
+        _free_memory()
         if self.run_config.training.method.has_adapter:
             from export.merge import merge_adapter
 
-            merge_adapter(self.folder / "adapter", self.folder / "checkpoint", self.model_dir)
+            with _threads():
+                merge_adapter(self.folder / "adapter", self.folder / "checkpoint", self.model_dir)
         logger.info("trained: %s", {name: round(value, 3) for name, value in result.metrics.items()})
 
     def _evaluate(self) -> None:
@@ -216,7 +219,8 @@ class _Pipeline:
         from export.export import export_gguf
 
         run = self.run_config
-        export_gguf(self.folder / "checkpoint", self.folder / "gguf", run.name, run.export)
+        with _threads():
+            export_gguf(self.folder / "checkpoint", self.folder / "gguf", run.name, run.export)
 
     def _gguf_files(self) -> dict[str, Path]:
         run = self.run_config
@@ -244,6 +248,30 @@ class _Pipeline:
         print(f"artifacts: {self.folder}/  (manifest.json, data_card.md, checkpoint/, eval/, gguf/)")
         print(f"to look at: {self.folder}/eval/report.html, {self.folder}/data_card.html")
         print(f'try it:    python -m tinydispatch call {offered} "{_SENTENCES[0]}"')
+
+
+def _free_memory() -> None:
+    """Give back what the trainer held: model, optimizer and gradients refer to each other in circles."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Every core, where accelerate's launcher left each process one; else as the user has it."""
+    is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not (is_launched and os.environ.get("OMP_NUM_THREADS") == "1"):
+        yield
+        return
+    from training.hardware import all_threads
+
+    with all_threads():
+        yield
 
 
 def _right_calls(today: dt.date) -> list[list[dict[str, Any]]]:

@@ -163,7 +163,7 @@ class Dispatcher:
             listener=listener,
             n_alternatives=n_alternatives,
         )
-        parsed = parse_reply(completion.text)
+        parsed = parse_reply(completion.text, offered)
         confidence = self.calibration.reply(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
         return Dispatch(
             calls=parsed.calls,

@@ -1,4 +1,9 @@
-"""Calls as text and text as calls: the Hermes-style format's writer and reader, and the chat template around it."""
+"""Calls as text and text as calls: writer and reader of both forms in use, and the chat template around them.
+
+Most models write a call as JSON between `<tool_call>` and `</tool_call>` (Hermes, Qwen3, ours). Qwen3.5 and Qwen3-Coder
+write between the same markers one element for the function and one for each argument, whose text says nothing about
+its type: the tool's schema does.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +18,12 @@ from importlib import resources
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.nodes
 from jinja2.ext import Extension
-from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tinydispatch.json_schema import Node, Schema
 from tinydispatch.tools import Message, Role, Tool, ToolCall
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -53,6 +59,17 @@ _STATED = re.compile(
 _TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 _CALL = re.compile(re.escape(CALL_START) + r"(.*?)" + re.escape(CALL_END), re.DOTALL)
 
+FUNCTION_START, FUNCTION_END = "<function=", "</function>"
+PARAMETER_START, PARAMETER_END = "<parameter=", "\n</parameter>\n"
+_FUNCTION = re.compile(
+    rf"\s*{FUNCTION_START}([^>\n]+)>\n((?:{PARAMETER_START}[^>\n]+>\n.*?{PARAMETER_END})*){FUNCTION_END}\s*", re.DOTALL
+)
+PARAMETER = re.compile(rf"{PARAMETER_START}([^>\n]+)>\n(.*?){PARAMETER_END}", re.DOTALL)
+# How an argument that is no text is spelled: as Python's `str` does by the templates that say `| string`, or as JSON.
+_PYTHON_LITERALS = {"True": True, "False": False, "None": None}
+# Turns that end in an empty thought are answered at once; a template without the switch ignores it.
+_NO_THINKING = "{% set enable_thinking = false %}"
+
 
 @dataclass(frozen=True)
 class UnparsedToolCall:
@@ -82,6 +99,38 @@ def render_calls(calls: Sequence[ToolCall]) -> str:
     )
 
 
+def render_xml_calls(calls: Sequence[ToolCall], *, python_literals: bool = True) -> str:
+    """Calls as Qwen3.5's template writes them: `<function=…>` with a `<parameter=…>` for each argument.
+
+    Args:
+        python_literals: arguments that are true, false or null stand as `True`, `False` or `None`.
+
+    Raises:
+        ValueError: a name or text holds what would end it; the form has no escape.
+    """
+    return "\n".join(f"{CALL_START}\n{_xml_call(call, python_literals)}\n{CALL_END}" for call in calls)
+
+
+def _xml_call(call: ToolCall, python_literals: bool) -> str:
+    parts = []
+    for key, value in call.arguments.items():
+        text = xml_value(value, python_literals=python_literals)
+        # A line break before the text and one after it belong to the element.
+        if "</parameter>" in text or CALL_END in text or TURN_END in text or not re.fullmatch(r"[^>\n]+", key):
+            raise ValueError(f"tool '{call.name}': the argument {key!r} cannot be written between <parameter=…> marks")
+        parts.append(f"{PARAMETER_START}{key}>\n{text}{PARAMETER_END}")
+    return f"{FUNCTION_START}{call.name}>\n{''.join(parts)}{FUNCTION_END}"
+
+
+def xml_value(value: Any, *, python_literals: bool = True) -> str:
+    """An argument as its element holds it: text as it is, everything else spelled out."""
+    if isinstance(value, str):
+        return value
+    if python_literals and (value is None or isinstance(value, bool)):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
 def value_in_call(value: Any, *, allow_nan: bool = True) -> str:
     """A JSON value as calls spell it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).replace("\x7f", "\\u007f")
@@ -90,16 +139,21 @@ def value_in_call(value: Any, *, allow_nan: bool = True) -> str:
     return text
 
 
-def parse_reply(text: str) -> ParsedReply:
+def parse_reply(text: str, tools: Sequence[Tool] = ()) -> ParsedReply:
     """Read a reply without repairing anything: a malformed call is data (`unparsed`), never an exception.
 
     The text may end in the turn's end token. An opened call that is never closed is unparsed.
+
+    Args:
+        tools: their schemas give arguments in `<parameter=…>` elements their types. An argument that may be a text and
+            something else is something else where it reads as that; without a schema it is what it reads as.
     """
     text = text.split(TURN_END, 1)[0]
     calls: list[ToolCall] = []
     unparsed: list[UnparsedToolCall] = []
     for match in _CALL.finditer(text):
-        call = _parse_call(match.group(1))
+        body = match.group(1)
+        call = _parse_xml_call(body, tools) if body.lstrip().startswith("<") else _parse_call(body)
         if isinstance(call, ToolCall):
             calls.append(call)
         else:
@@ -121,6 +175,40 @@ def _parse_call(raw: str) -> ToolCall | UnparsedToolCall:
     if not isinstance(value["name"], str) or not isinstance(value["arguments"], dict):
         return UnparsedToolCall(raw, "'name' must be a string and 'arguments' an object")
     return ToolCall(value["name"], value["arguments"])
+
+
+def _parse_xml_call(raw: str, tools: Sequence[Tool]) -> ToolCall | UnparsedToolCall:
+    found = _FUNCTION.fullmatch(raw)
+    if found is None:
+        return UnparsedToolCall(raw, "expected <function=name> with a <parameter=name> for each argument, each closed")
+    name, members = found[1], PARAMETER.findall(found[2])
+    if len({key for key, _ in members}) != len(members):
+        return UnparsedToolCall(raw, "an argument occurs twice")
+    schema = next((tool.schema for tool in tools if tool.name == name), None)
+    return ToolCall(name, {key: _typed(text, key, schema) for key, text in members})
+
+
+def _typed(text: str, key: str, schema: Schema | None) -> Any:
+    """What an element's text stands for; a text that no type of the schema fits stays the one that is nearest."""
+    try:
+        value = _PYTHON_LITERALS[text] if text in _PYTHON_LITERALS else json_decoder().decode(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, str):
+        return text  # it wrote quotation marks, and they are its words
+    if schema is None:
+        return value
+    nodes: list[Node] = []
+    for part in schema.in_place(schema.root):
+        own = part.get("properties", {})
+        nodes += [own[key]] if key in own else []
+    nodes = nodes or [part["additionalProperties"] for part in schema.in_place(schema.root)
+                      if "additionalProperties" in part]  # fmt: skip
+    if any(schema.is_valid(node, value) for node in nodes) or not nodes:
+        return value
+    types = [part["type"] for node in nodes for part in schema.in_place(node) if "type" in part]
+    admits_text = not types or any("string" in kinds for kinds in types)
+    return text if admits_text else value
 
 
 def json_decoder(*, strict: bool = True) -> json.JSONDecoder:
@@ -227,6 +315,16 @@ def default_chat_template() -> str:
     return resources.files("tinydispatch").joinpath("templates/chatml_tools.jinja").read_text("utf-8")
 
 
+def without_thinking(template: str) -> str:
+    """The template with thinking switched off for good, where it has such a switch; else as it is.
+
+    A dispatcher is trained to call at once. Servers leave the switch at its default, so the default has to say so, and
+    then they render what the model was trained on.
+    """
+    has_switch = "enable_thinking" in template and not template.startswith(_NO_THINKING)
+    return _NO_THINKING + template if has_switch else template
+
+
 def template_hash(template: str) -> str:
     """First 16 hex digits of the template's SHA-256; runs and GGUF files are compared by it."""
     return hashlib.sha256(template.encode()).hexdigest()[:16]
@@ -240,7 +338,7 @@ def render_prompt(
     add_generation_prompt: bool = True,
     special_tokens: Mapping[str, str] | None = None,
 ) -> str:
-    """The text that the model reads, by the template that its file carries.
+    """The text that the model reads, by the template that its file carries; thinking is off where it can be.
 
     Args:
         template: a Jinja chat template; None takes ours.
@@ -254,6 +352,7 @@ def render_prompt(
             messages=[message.to_openai() for message in messages],
             tools=[tool.to_openai() for tool in tools] or None,
             add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
             **(special_tokens or {}),
         )
     except jinja2.TemplateError as error:
@@ -281,7 +380,7 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as a plain attribute)
 
-    def parse(self, parser: Parser) -> list[Node]:
+    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from training.config import Dtype, Method, OptimizerName, Precision, RunConfig
-from training.hardware import n_processes, resolve_precision
+from training.hardware import n_processes, number_formats, resolve_precision
 from training.optimizer import split_parameters
 from training.options import to_lora_config
 from training.sharding import is_sharded
@@ -70,12 +70,12 @@ def estimate_memory(
     model = meta_model(directory)
     if training.method.has_adapter:
         model = peft.get_peft_model(model, to_lora_config(run))
-    weight_bytes = _BYTES[run.model.dtype]
+    precision = resolve_precision(training.precision)
+    held = number_formats(training.method, run.model.dtype, precision)
+    weight_bytes = _BYTES[held.weights]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     n_trainable = sum(parameter.numel() for parameter in trainable)
-    # Adapters are kept in fp32, but in bf16 beside 4-bit weights.
-    trainable_bytes = {Method.FULL: weight_bytes, Method.LORA: 4, Method.QLORA: 2}[training.method]
-    precision = resolve_precision(training.precision)
+    trainable_bytes = weight_bytes if training.method is Method.FULL else _BYTES[held.adapters]
     shards = processes if is_sharded() else 1
     tokens = row_tokens * training.per_device_batch_size
     scored = min(int(tokens * trained_share) + 1, _TILE_TOKENS)

@@ -86,12 +86,12 @@ def to_lora_config(run: RunConfig) -> peft.LoraConfig:
     )
 
 
-def quantization_config() -> BitsAndBytesConfig:
-    """QLoRA's format (arXiv 2305.14314): NF4 with quantized scales, products in bf16."""
+def quantization_config(compute: torch.dtype = torch.bfloat16) -> BitsAndBytesConfig:
+    """QLoRA's format (arXiv 2305.14314): NF4 with quantized scales, products in `compute`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.bfloat16,  # one number format for all weights, which FSDP needs to shard them
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute,  # one number format for all weights, which FSDP needs to shard them
     )

@@ -27,10 +27,10 @@ from training.config import Method, Packing, Precision, RunConfig
 from training.dataset import EncodedData
 from training.encoding import encoded_data
 from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
-from training.hardware import resolve_precision
+from training.hardware import NumberFormats, number_formats, resolve_precision
 from training.head import trained_tokens_only
 from training.hub import resolve_model
-from training.model import check_length, load_model
+from training.model import TORCH_DTYPES, check_length, load_model
 from training.options import quantization_config, to_lora_config, to_sft_config
 from training.packing import choose_packing, make_packable, make_tree_packable
 from training.pass_rate import PassRate
@@ -199,8 +199,10 @@ def _trainer(
     checkpoints: Path,
     report_to: Sequence[str],
 ) -> DispatchTrainer:
-    quantization = quantization_config() if run.training.method is Method.QLORA else None
-    model = load_model(directory, tokenizer, run.model.dtype, quantization)
+    held = _formats(run)
+    is_quantized = run.training.method is Method.QLORA
+    quantization = quantization_config(TORCH_DTYPES[held.compute]) if is_quantized else None
+    model = load_model(directory, tokenizer, held.weights, quantization)
     return make_trainer(run, model, tokenizer, data.dataset, checkpoints, report_to)
 
 
@@ -230,9 +232,22 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=to_lora_config(run) if run.training.method.has_adapter else None,
     )
+    if run.training.method.has_adapter and arguments.fp16:
+        hold_adapters_in(trainer.model, TORCH_DTYPES[_formats(run).adapters])
     if run.training.method.has_adapter and run.training.lora.start_from is not None:
         _load_adapter(trainer.model, run.training.lora.start_from)
     return trainer
+
+
+def _formats(run: RunConfig) -> NumberFormats:
+    return number_formats(run.training.method, run.model.dtype, resolve_precision(run.training.precision))
+
+
+def hold_adapters_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Keep what is trained in that format, whatever TRL took: beside 4-bit weights it always takes bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _load_adapter(model: Any, folder: Path) -> None:

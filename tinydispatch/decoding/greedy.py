@@ -6,6 +6,7 @@ never the reply.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,9 +122,10 @@ class GreedyDecoder:
         """A grammar that gave up allows nothing and says it has stopped: that is no end of a reply."""
         if problem := self.constraint.problem:
             text = b"".join(self.texts[token] for token in self.result.ids).decode("utf-8", "replace")
-            named = text.rpartition(f'{CALL_START}{{"name": "')[2] if CALL_START in text else ""
+            named = re.match(r'\s*(?:\{"name": "|<function=)([^">\n]*)', text.rpartition(CALL_START)[2])
+            is_call = named is not None and CALL_START in text
             raise GrammarError(
-                named.partition('"')[0], "", f"the grammar failed while the reply was written: {problem}"
+                named[1] if is_call and named else "", "", f"the grammar failed while the reply was written: {problem}"
             )
 
     def _record(self, ids: Sequence[int], *, is_forced: bool) -> None:
