@@ -13,8 +13,8 @@ from typing import Self
 from tinydispatch.calibration import Calibration, calibration_path, load_calibration
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Listener
-from tinydispatch.decoding.reply import ToolChoice
-from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts, TokenLogprob
+from tinydispatch.decoding.reply import ToolChoice, checked_grammar
+from tinydispatch.engine import Engine, EngineOptions, MakeGrammar, Timings, TokenCounts, TokenLogprob
 from tinydispatch.formats import (
     UnparsedToolCall,
     default_chat_template,
@@ -128,6 +128,7 @@ class Dispatcher:
         listener: Listener | None = None,
         reference_date: dt.date | None = None,
         n_alternatives: int | None = None,
+        owner: str = "",
     ) -> Dispatch:
         """The calls or the reply to a conversation; a string is one user message.
 
@@ -139,6 +140,7 @@ class Dispatcher:
             reference_date: "today" for this conversation, in place of the dispatcher's own; a system message that
                 states the day wins over both.
             n_alternatives: how many alternatives `logprobs` names for each token; None leaves `logprobs` out.
+            owner: whose words these are: what was kept of another's is neither used nor counted.
 
         Raises:
             ValueError: there are no messages, the prompt does not fit the context, a tool's schema cannot be expressed
@@ -160,6 +162,7 @@ class Dispatcher:
             is_parallel=is_parallel,
             listener=listener,
             n_alternatives=n_alternatives,
+            owner=owner,
         )
         parsed = parse_reply(completion.text)
         confidence = self.calibration.reply(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
@@ -184,6 +187,7 @@ class Dispatcher:
         max_new_tokens: int | None = None,
         listener: Listener | None = None,
         n_alternatives: int | None = None,
+        owner: str = "",
     ) -> Dispatch:
         """What follows a text as it stands, in `reply`: no template, no tools, no grammar, no date.
 
@@ -191,11 +195,31 @@ class Dispatcher:
             ValueError: the text is empty or does not fit the context.
         """
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        completion = self._engine.continue_text(text, limit, listener=listener, n_alternatives=n_alternatives)
+        completion = self._engine.continue_text(
+            text, limit, listener=listener, n_alternatives=n_alternatives, owner=owner
+        )
         return Dispatch(
             (), completion.text, (), (), completion.is_complete, completion.timings, completion.tokens,
             logprobs=completion.logprobs,
         )  # fmt: skip
+
+    def prepare(
+        self,
+        tools: Sequence[Tool],
+        choice: ToolChoice = ToolChoice.AUTO,
+        *,
+        is_parallel: bool = True,
+        make: MakeGrammar = checked_grammar,
+    ) -> None:
+        """Compile the grammar of these tools for a later `dispatch`; safe while another thread dispatches.
+
+        Args:
+            make: compiles it, in another process perhaps.
+
+        Raises:
+            GrammarError: it cannot be compiled; names the tool and the place.
+        """
+        self._engine.prepare(tools, choice, is_parallel=is_parallel, make=make)
 
     def forget_replies(self) -> None:
         """Guess from earlier replies no more; only the time of the next ones changes."""
