@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tinydispatch.dispatcher import Dispatch
+from tinydispatch.folders import append_whole
 from tinydispatch.redaction import Redactor
 from tinydispatch.tools import Message, Tool
 
 _LOG = logging.getLogger(__name__)
+# A clock that is years ahead, for a moment, deletes no more than what lies beyond these.
+_MIN_KEPT = 7
 _PREFIX, _SUFFIX = "dispatch-", ".jsonl"
 
 
@@ -30,7 +33,8 @@ class DispatchLog:
     the data stage rejects it by name. A disk that is full costs lines, never an answer: it is reported once.
 
     Args:
-        keep_days: older files are deleted when a new day begins; None keeps all.
+        keep_days: older files are deleted when a new day begins, except the newest seven (or `keep_days`, if that is
+            less), which stay whatever the clock says; None keeps all.
 
     Raises:
         OSError: the folder cannot be made.
@@ -68,7 +72,7 @@ class DispatchLog:
         line = json.dumps(entry).encode("ascii") + b"\n"
         with self._lock:
             try:
-                os.write(self._open(now.date()), line)
+                append_whole(self._open(now.date()), line)
             except OSError as error:
                 if not self._is_reported:
                     _LOG.error("%s: the dispatch log cannot be written: %s", self._folder, error.strerror)
@@ -92,24 +96,25 @@ class DispatchLog:
         }
 
     def _open(self, day: dt.date) -> int:
-        if self._descriptor is not None and day == self._day:
+        path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
+        if self._descriptor is not None and day == self._day and _is_at(path, self._descriptor):
             return self._descriptor
         self._close()
-        path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._day = day
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.write(self._descriptor, b"\n")
+            append_whole(self._descriptor, b"\n")
         if self._keep_days is not None:
-            self._delete_before(day - dt.timedelta(days=self._keep_days))
+            self._delete_before(day - dt.timedelta(days=self._keep_days), min(self._keep_days, _MIN_KEPT))
         return self._descriptor
 
-    def _delete_before(self, first: dt.date) -> None:
-        for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-            # ISO dates sort as text.
-            if path.name < f"{_PREFIX}{first.isoformat()}":
-                path.unlink(missing_ok=True)
+    def _delete_before(self, first: dt.date, n_kept: int) -> None:
+        # ISO dates sort as text.
+        names = sorted((path.name for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}")), reverse=True)
+        for name in names[1 + n_kept :]:
+            if name < f"{_PREFIX}{first.isoformat()}":
+                (self._folder / name).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -120,6 +125,14 @@ class DispatchLog:
         """Close the file; a later write opens it again."""
         with self._lock:
             self._close()
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one of that name: it may have been deleted, or moved away, meanwhile."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 (beside fstat)
+    except FileNotFoundError:
+        return False
 
 
 def session_hash(session: str) -> str:

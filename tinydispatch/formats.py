@@ -290,7 +290,7 @@ def _compiled(template: str) -> tuple[_Environment, jinja2.Template]:
 class _Budgeted(NodeTransformer):
     """Has each turn of a loop and each joined text say so to the environment."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's name)
         self.generic_visit(node)
         step = nodes.Call(nodes.Name(_STEP, "load"), [], [], None, None)
         node.body.insert(0, nodes.ExprStmt(step).set_lineno(node.lineno))
@@ -298,7 +298,7 @@ class _Budgeted(NodeTransformer):
             node.test = nodes.And(nodes.Call(nodes.Name(_STEP, "load"), [], [], None, None), node.test)
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 (jinja2's name)
         self.generic_visit(node)
         return nodes.Call(nodes.Name(_JOIN, "load"), node.nodes, [], None, None)
 

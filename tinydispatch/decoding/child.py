@@ -35,7 +35,7 @@ from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.tools import Tool
 
 DEADLINE_S = 2.0
-# The deadline is the processor's time, which a busy machine does not shorten; by the clock it may be so many times that.
+# The deadline is the processor's time, which a busy machine does not shorten; the clock gives so many times that.
 _CLOCK_FACTOR = 4
 MEMORY_BYTES = 200 << 20
 _START_S, _DYING_S = 60.0, 0.2
@@ -126,7 +126,8 @@ class GrammarChild:
         names = ", ".join(_name(entry) for entry in question["tools"][:3])
         with self._lock:
             process = self._started()
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             ends = time.monotonic() + _CLOCK_FACTOR * self._deadline_s
             try:
                 process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -155,7 +156,8 @@ class GrammarChild:
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._start()
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         if not self._is_ready:
             # What it costs to start is nobody's fault and counts against no schema.
             self._is_ready = _read_line(self._process.stdout, time.monotonic() + _START_S) == b"ready\n"

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from tinydispatch.decoding.child import StrangeSchemaError, no_trials, shared_child
 from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.dispatch_log import DispatchLog
+from tinydispatch.dispatcher import ModelChangedError
 from tinydispatch.server import errors
 from tinydispatch.server.body import ClientGoneError, read_json_body
 from tinydispatch.server.completions import CompletionWriter, read_completion
@@ -253,6 +254,11 @@ class Server:
         if isinstance(error, ClientGoneError):
             self.metrics.gone()
             return None
+        if isinstance(error, ModelChangedError):
+            log("model changed", logging.ERROR, reason=str(error))
+            return ApiError(
+                503, "The model's file was changed under the server.", errors.SERVER_ERROR, code="model_changed"
+            )
         if not isinstance(error, HTTPException):
             log("error", logging.ERROR, exception=error)
         return errors.internal()
