@@ -48,8 +48,8 @@ class PrefixCache:
     Args:
         owner: identifies the model file, its template and the cache's layout; states of other owners are not looked at.
         folder: where states are kept, between starts too; None keeps them in memory. What is written is not held in
-            memory besides: the system does that as long as it has room. A folder that cannot be written, that belongs to
-            somebody else, or that others may write is reported once and done without.
+            memory besides: the system does that as long as it has room. A folder that cannot be written, or in which
+            others than the user may write, is reported once and done without.
         memory_bytes: of states that are in no file.
     """
 
@@ -119,9 +119,7 @@ class PrefixCache:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             found = folder.stat()
             if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
-                problem = (
-                    "it belongs to somebody else, or others may write there; run: chmod go-w, or name another folder"
-                )
+                problem = "others may write there (run: chmod go-w), or it is somebody else's"
                 _LOG.warning("%s: prompt states cannot be kept there: %s", folder, problem)
                 return False
             self._key = _secret(folder / _KEY_FILE)
