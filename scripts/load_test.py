@@ -38,6 +38,9 @@ from tinydispatch.dispatch_log import session_hash
 
 _ANSWER_S, _RETRY_S = 300.0, 0.05
 _N_SAMPLES = 20
+_HEALTH_S, _N_ROUNDS = 0.5, 5
+# Megabytes a minute, in the second half: what the first one has taken once does not count.
+_MAX_GROWTH = 1.0
 _CITIES = ("Oslo", "Rome", "Lima", "Cairo", "Quito", "Hanoi", "Accra", "Perth", "Turin", "Osaka", "Porto", "Basel")
 _SENTENCES = (
     "What's the weather in {} tomorrow?",
@@ -53,7 +56,8 @@ class Tally:
     """What the clients saw. `latencies_s` holds a value for each answer, `lost` the reason of each request without.
 
     `n_broken` connections broke because the server was killed; what they asked was asked again. `sessions` are those of
-    the answered requests. `memory` holds the server's megabytes by seconds since the beginning.
+    the answered requests. `calm_s` are the latencies between attacks, `health_s` those of `/health`, `attacks` is what
+    became of the attackers' requests. `memory` holds the server's megabytes by seconds since the beginning.
     """
 
     latencies_s: list[float] = field(default_factory=list)
@@ -286,6 +290,14 @@ def report(tally: Tally, elapsed_s: float, load: Load, n_unlogged: int) -> str:
         shown = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "max": max(tally.latencies_s)}
         latency = ", ".join(f"{name} {value:.2f} s" for name, value in shown.items())
         lines.append(f"latency with {load.clients} at once: {latency}")
+    if tally.attacks:
+        lines.append(
+            f"p95 in calm {p95(tally.calm_s):.2f} s ({len(tally.calm_s)} answers), under attack "
+            f"{p95(tally.latencies_s):.2f} s; /health took {max(tally.health_s):.2f} s at most"
+        )
+        lines.append(f"attackers: {tally.attacks}")
+    elif tally.health_s:
+        lines.append(f"/health took {max(tally.health_s):.2f} s at most")
     series = " ".join(f"{megabytes:.1f}" for _, megabytes in tally.memory)
     lines.append(f"server memory in MB, every {load.seconds / _N_SAMPLES:g} s: {series}")
     if not load.kills:
