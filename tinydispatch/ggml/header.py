@@ -190,12 +190,12 @@ class _Reader:
             return tuple(self._strings(count))
         if type_id not in SCALARS:  # arrays of arrays are in the format, but llama.cpp reads none
             raise self._error(f"damaged header: an array of value type {type_id}")
-        # As Python values they take up to 40 bytes each.
-        if count > _MAX_ARRAY:
-            raise self._error(f"damaged header: an array of {count} values; at most {_MAX_ARRAY} are read")
         item = struct.Struct("<" + SCALARS[type_id])
         if count > self.size // item.size:
             raise self._error(f"truncated: an array of {count} values does not fit the file")
+        # As Python values they take up to 40 bytes each.
+        if count > _MAX_ARRAY:
+            raise self._error(f"damaged header: an array of {count} values; at most {_MAX_ARRAY} are read")
         return tuple(value for (value,) in item.iter_unpack(self._take(count * item.size)))
 
     def _strings(self, count: int) -> list[str]:
