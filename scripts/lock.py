@@ -23,7 +23,7 @@ KEPT: Mapping[str, Sequence[str]] = {
     "torch==2.13.0": ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",),
 }
 _HEAD = """\
-# Exact versions, with the hashes of their files, of everything that `make demo` and `make test` use; pip installs no other
+# Exact versions, with their files' hashes, of everything that `make demo` and `make test` use; pip installs no other
 # file, whichever index offers it. Written by: python -m scripts.lock. torch may be the index's build or, without a GPU,
 # the CPU build (Python 3.11, x86-64): pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
 """
