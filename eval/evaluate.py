@@ -12,13 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.backends import Backend, Failure, Generation, Request, open_backend
-from eval.cases import Case, LenientRule, Suite
+from eval.cases import Case, LenientRule, Suite, by_shared_beginning
 from eval.config import EvalConfig
-from eval.episode_score import score_episode
+from eval.episodes import Played, play, score_episode
 from eval.gold import GOLD, gold_backend
 from eval.matching import Outcome, Score, match
-from eval.order import by_shared_beginning
-from eval.play import Played, play
 from eval.results import CaseResult, EvalResult
 from tinydispatch.formats import parse_reply
 from tinydispatch.tools import Tool

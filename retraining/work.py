@@ -16,8 +16,9 @@ from typing import Any
 from data.card import DataCard
 from data.config import OpenAIJsonlSource
 from data.split import Split
-from eval.cases import Suite, load_case_texts, load_suite
+from eval.cases import Suite
 from eval.results import EvalResult
+from eval.suites import load_case_texts, load_suite
 from retraining.config import RetrainConfig, StageConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError

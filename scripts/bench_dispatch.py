@@ -19,7 +19,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
+from eval.suites import load_suite
 from scripts import bench_first_call
 from scripts.bench_server import LlamaServer, llama_server
 from tinydispatch.decoding.schema import KeyOrder

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.card import DataCard
-from eval.cases import load_suite
 from eval.results import EvalResult, load_result
+from eval.suites import load_suite
 from export.bundle import BundleInput, write_bundle
 from export.choice import Verdict, choose
 from tinydispatch.bundled import bundled_tools, load_tools

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.backends import Generation
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite
 from eval.evaluate import score_generation
 from eval.matchers import accepts, pair_up
 from eval.matching import fits
+from eval.suites import load_suite
 from scripts.calibration_figures import coverage, reliability, summary
 from tinydispatch.calibration import UNREACHABLE, Calibration, Scale, calibration_path, fit_scale, threshold_for
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence

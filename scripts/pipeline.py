@@ -16,8 +16,8 @@ from typing import Any
 
 from data.prepare import prepare
 from data.sources import check_source
-from eval.cases import case_texts_by_suite, load_suite
 from eval.results import EvalResult
+from eval.suites import case_texts_by_suite, load_suite
 from scripts.stages import Ledger, Stage
 from training.config import RunConfig, dump_run_config, load_run_config
 from training.hub import DEFAULT, resolve_model
@@ -254,9 +254,8 @@ def _right_calls(today: dt.date) -> list[list[dict[str, Any]]]:
 
 def _dispatch_examples(model: Path) -> None:
     """Answer three sentences; an answer that is wrong is marked as such."""
-    from eval.case import case_from_row
+    from eval.cases import Place, case_from_row
     from eval.matching import match
-    from eval.places import Place
     from tinydispatch.bundled import bundled_tools
     from tinydispatch.dispatcher import Dispatcher
     from tinydispatch.formats import ParsedReply, render_calls

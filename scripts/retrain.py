@@ -18,7 +18,7 @@ from pathlib import Path
 from data.config import SynthSource
 from data.sources import check_source
 from data.sources.files import require_exists
-from eval.cases import load_suite
+from eval.suites import load_suite
 from retraining.config import RetrainConfig, load_retrain_config
 from retraining.errors import LockHeldError
 from retraining.gate import check_floors

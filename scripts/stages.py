@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import SynthSource
-from eval.cases import load_case_texts, load_suite
+from eval.suites import load_case_texts, load_suite
 from tinydispatch.formats import default_chat_template
 from training.config import RunConfig
 

@@ -9,13 +9,14 @@ import pytest
 from rich.console import Console
 
 from eval.backends import Failure, Generation, PlaybackBackend
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate, evaluate_model
 from eval.matching import REMEDY, Outcome
 from eval.metrics import Tally
 from eval.report import print_report
 from eval.results import EvalResult, ResultError, load_result
+from eval.suites import load_suite
 from tinydispatch.formats import render_calls
 from tinydispatch.tools import Role
 

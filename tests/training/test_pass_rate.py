@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from eval.cases import SuiteError, load_suite
+from eval.cases import SuiteError
+from eval.suites import load_suite
 from tests.training.samples import MakeRun
 from training.attention import ATTENTION
 from training.pass_rate import LOG_NAME, answered, few_of_each

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from data.store import read_conversations
 from eval.backends.checkpoint import CheckpointBackend
-from eval.cases import load_suite
 from eval.evaluate import evaluate
+from eval.suites import load_suite
 from tests.training.samples import MakeRun
 from training.checkpoints import is_complete, newest_complete
 from training.config import RunConfig, dump_run_config

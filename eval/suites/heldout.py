@@ -13,9 +13,7 @@ from pathlib import Path
 
 from data.groups import HeldoutGroup
 from data.store import StoreError, encode, read_conversations
-from eval.cases import Case, ExpectedCall, Suite
-from eval.draw import drawn
-from eval.places import SuiteError
+from eval.cases import Case, ExpectedCall, Suite, SuiteError, drawn
 from tinydispatch.tools import Conversation, Role
 
 TOOLBENCH = "toolbench"
@@ -32,6 +30,11 @@ class _Turn:
 
     case: Case
     mark: str
+
+
+def open_suite(name: str, *, max_per_category: int | None) -> Suite | None:
+    """The suite of a file of conversations."""
+    return heldout_suite(Path(name), max_per_category=max_per_category) if name.endswith(".jsonl") else None
 
 
 def heldout_suite(path: Path, *, max_per_category: int | None = None) -> Suite:

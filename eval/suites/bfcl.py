@@ -1,7 +1,7 @@
 """Suite `bfcl`: the single-turn categories of the Berkeley Function Calling Leaderboard, from its own files.
 
-Scored by our strict rules and, in a column of its own, by the leaderboard's (eval/bfcl_rule.py). The package bfcl-eval
-(Apache-2.0) carries the files; nothing of it is imported.
+Scored by our strict rules and, in a column of its own, by the leaderboard's. The package bfcl-eval (Apache-2.0)
+carries the files; nothing of it is imported.
 """
 
 from __future__ import annotations
@@ -16,12 +16,108 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eval.bfcl_rule import passes
-from eval.cases import Case, ExpectedCall, LenientRule, Suite
-from eval.draw import drawn
+from eval.cases import Case, ExpectedCall, LenientRule, Suite, SuiteError, drawn
 from eval.matchers import Matcher, MatcherKind
-from eval.places import SuiteError
-from tinydispatch.tools import Message, Role, Tool, ToolError
+from tinydispatch.formats import ParsedReply
+from tinydispatch.tools import Message, Role, Tool, ToolCall, ToolError
+
+_PYTHON_TYPES: Mapping[str, type] = {
+    "string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list, "dict": dict,
+    "any": str,
+}  # fmt: skip
+_IGNORED = re.compile(r"[ ,./\-_*^]")
+_ABSENT = ""  # stands among the answers of an argument that may be left out
+
+Answers = Mapping[str, Sequence[Any]]
+
+
+def passes(reply: ParsedReply, functions: Sequence[Mapping[str, Any]], gold: Sequence[Mapping[str, Answers]]) -> bool:
+    """Whether a reply counts as right there.
+
+    Args:
+        functions: as the question file lists them.
+        gold: the calls wanted, each `{name: {argument: accepted values}}`; () where none may be made.
+    """
+    calls = () if reply.unparsed else reply.calls
+    if len(calls) != len(gold):
+        return False
+    left = list(calls)
+    for wanted in gold:
+        ((name, answers),) = wanted.items()
+        function = next((function for function in functions if function["name"] == name), functions[0])
+        # Greedy, as there: the first call that fits is taken, whichever answer it would fit better.
+        found = next((call for call in left if _is_call(call, function, answers)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _is_call(call: ToolCall, function: Mapping[str, Any], answers: Answers) -> bool:
+    properties = function["parameters"]["properties"]
+    required = function["parameters"].get("required", [])
+    if call.name != function["name"] or any(name not in call.arguments for name in required):
+        return False
+    for name, value in call.arguments.items():
+        if name not in properties or name not in answers:
+            return False
+        if not _is_value(value, properties[name], answers[name]):
+            return False
+    return all(name in call.arguments or _ABSENT in accepted for name, accepted in answers.items())
+
+
+def _is_value(value: Any, schema: Mapping[str, Any], accepted: Sequence[Any]) -> bool:
+    wanted = _PYTHON_TYPES[schema["type"]]
+    inner = _PYTHON_TYPES[schema["items"]["type"]] if schema["type"] in ("array", "tuple") else None
+    if wanted is float and type(value) is int:
+        value = float(value)
+    is_typed, is_variable = _type_of(value, accepted, wanted, inner)
+    if not is_typed:
+        return False
+    if is_variable:
+        return value in accepted
+    if wanted is dict:
+        return _is_dict(value, accepted)
+    if wanted is list and inner is dict:
+        return any(
+            len(value) == len(option) and all(_is_dict(one, [other]) for one, other in zip(value, option, strict=True))
+            for option in accepted
+        )
+    if wanted is str:
+        return _plain(value) in [_plain(option) for option in accepted if isinstance(option, str)]
+    if wanted is list:
+        return [_plain(item) for item in value] in [[_plain(item) for item in option] for option in accepted]
+    return value in accepted
+
+
+def _type_of(value: Any, accepted: Sequence[Any], wanted: type[Any], inner: type[Any] | None) -> tuple[bool, bool]:
+    """Whether the type will do, and whether the value is compared as it is: an answer of another type is a variable."""
+    answered = next((type(option) for option in accepted if option != _ABSENT), None)
+    is_variable = answered is not None and answered is not wanted
+    if type(value) is wanted:
+        if inner is None:
+            return True, is_variable
+        for option in accepted:
+            # An answer that is no list accepts any list; the values are compared later.
+            if not isinstance(option, list) or all(_type_of(item, option, inner, None)[0] for item in value):
+                return True, is_variable
+    return answered is not None and type(value) is answered, True
+
+
+def _is_dict(value: Any, accepted: Sequence[Any]) -> bool:
+    return any(_has_entries(value, option) for option in accepted if option != _ABSENT)
+
+
+def _has_entries(value: Mapping[str, Any], option: Mapping[str, Sequence[Any]]) -> bool:
+    for key, entry in value.items():
+        if key not in option or _plain(entry) not in [_plain(other) for other in option[key]]:
+            return False
+    return all(key in value or _ABSENT in entries for key, entries in option.items())
+
+
+def _plain(value: Any) -> Any:
+    return _IGNORED.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value
+
 
 BFCL = "bfcl"
 CATEGORIES = (
@@ -55,6 +151,13 @@ def bfcl_folder() -> Path:
 def is_bfcl_folder(folder: Path) -> bool:
     """Whether question and answer files lie there."""
     return (folder / "possible_answer").is_dir() and any(folder.glob("BFCL_v*_*.json"))
+
+
+def open_suite(name: str, *, max_per_category: int | None) -> Suite | None:
+    """The suite of the installed package by its name, or of a folder with the leaderboard's files."""
+    if name != BFCL and not is_bfcl_folder(Path(name)):
+        return None
+    return bfcl_suite(bfcl_folder() if name == BFCL else Path(name), max_per_category=max_per_category)
 
 
 def bfcl_suite(folder: Path, *, max_per_category: int | None = None) -> Suite:

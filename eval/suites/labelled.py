@@ -20,8 +20,8 @@ from typing import Any
 from data.catalogue.reader import Request, resolve
 from data.intents.forms import Utterance
 from data.intents.mapping import ArgumentRule, As
-from eval.cases import load_suite
-from eval.places import SuiteError
+from eval.cases import SuiteError
+from eval.suites import load_suite
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.tools import Tool, ToolCall
 

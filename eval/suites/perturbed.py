@@ -1,11 +1,13 @@
-"""Cases derived from cases by small changes after which the same calls are right: typos, casing, another day, …
+"""Suite `robust`, and every suite derived from another by small changes after which the same calls are right.
 
-What an expected argument is copied from is never touched, and a change that might alter what is asked for is left out.
+Typos, casing, another day, other tools beside: what an expected argument is copied from is never touched, and a
+change that might alter what is asked for is left out.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +15,9 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from eval.cases import Case, ExpectedCall, Suite
+from eval.cases import Case, ExpectedCall, Suite, SuiteError, drawn, read_head
 from eval.matchers import Matcher
+from eval.suites import load_suite, suite_folder
 from tinydispatch.tools import Message, Role, Tool
 
 _OPENINGS = ("Hmm, okay. ", "Right, so: ", "Hello there! ", "Um, well, ", "One more thing, ", "Sorry to bother you. ")
@@ -65,6 +68,26 @@ class Perturbation(StrEnum):
     REFERENCE_DATE = "reference_date"
     TOOL_ORDER = "tool_order"
     MORE_TOOLS = "more_tools"
+
+
+def open_suite(name: str, *, max_per_category: int | None) -> Suite | None:
+    """The suite of a folder whose `suite.json` says what it is derived from."""
+    folder = suite_folder(name)
+    head = read_head(folder / "suite.json") if (folder / "suite.json").is_file() else {}
+    if "derived_from" not in head:
+        return None
+    parent = load_suite(head["derived_from"])
+    pool = load_suite(head["distractors"]).tools if "distractors" in head else ()
+    cases = tuple(drawn(list(perturbed_cases(parent, pool, seed=head.get("seed", 0))), max_per_category))
+    if not cases:
+        raise SuiteError(f"{folder / 'suite.json'}: key 'derived_from': no case of '{parent.name}' can be perturbed")
+    categories = tuple(dict.fromkeys(case.category for case in cases))
+    definition = "\n".join([parent.fingerprint, *map(repr, cases)]).encode()
+    fingerprint = hashlib.sha256(definition).hexdigest()[:16]
+    description = head.get("description", "")
+    return Suite(
+        head["name"], description, parent.tools, categories, cases, fingerprint, parent.simulators, is_derived=True
+    )
 
 
 def perturbed_cases(suite: Suite, distractors: Sequence[Tool], *, seed: int) -> Iterator[Case]:

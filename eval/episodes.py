@@ -1,18 +1,205 @@
-"""The verdict on a played case: its first deviation from the script decides, the rest of the transcript is evidence."""
+"""Cases that are played to their end: the world that answers each call, and the verdict on the transcript.
+
+The first deviation from the script decides the verdict; the rest of the transcript is evidence.
+"""
 
 from __future__ import annotations
 
+import copy
+import datetime as dt
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from eval.cases import Case, ExpectedCall
-from eval.episode import Phase, Step
-from eval.matchers import pair_up
+from eval.backends import Backend, Failure, Generation, Request
+from eval.cases import Case, Episode, ExpectedCall, Phase, Simulator, SimulatorError, State, Step, Suite
+from eval.matchers import accepts, pair_up, show
 from eval.matching import Outcome, Score, fits, is_same_call, score_arguments, score_form
-from eval.play import Turn
-from tinydispatch.tools import Tool, ToolCall
+from tinydispatch.formats import ParsedReply, parse_reply
+from tinydispatch.tools import Message, Role, Tool, ToolCall
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What a call returned, as the text of the tool's message; a call with `is_error` had no effect."""
+
+    call: ToolCall
+    content: str
+    is_error: bool
+
+
+class World:
+    """Deterministic: the same calls in the same order get the same answers and lead to the same state."""
+
+    def __init__(
+        self, episode: Episode, tools: Sequence[Tool], simulators: Mapping[str, Simulator], today: dt.date | None
+    ) -> None:
+        self._episode = episode
+        self._tools = {tool.name: tool for tool in tools}
+        self._simulators = simulators
+        self._today = today
+        self._uses = [0] * len(episode.rules)
+        records = {name: [dict(item) for item in items] for name, items in episode.state.items()}
+        self.state: State = copy.deepcopy(records)
+
+    def answer(self, call: ToolCall) -> ToolResult:
+        """Run a call. One that names no offered tool, or breaks its schema, is answered by an error."""
+        try:
+            result = self._run(call)
+        except SimulatorError as error:
+            return ToolResult(call, json.dumps({"error": str(error)}, ensure_ascii=False), is_error=True)
+        return ToolResult(call, json.dumps(result, ensure_ascii=False), is_error=False)
+
+    def _run(self, call: ToolCall) -> Any:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            raise SimulatorError(f"unknown tool '{call.name}'")
+        if found := tool.violations(call.arguments):
+            raise SimulatorError("; ".join(f"{item.path}: {item.message}".lstrip(": ") for item in found))
+        rule = next((index for index in range(len(self._uses)) if self._applies(index, call, tool)), None)
+        if rule is not None:
+            self._uses[rule] += 1
+            error = self._episode.rules[rule].error
+            if error is not None:
+                raise SimulatorError(error)
+        simulated = self._simulators[call.name].run(call.arguments, self.state, self._today)
+        return simulated if rule is None else self._episode.rules[rule].result
+
+    def _applies(self, index: int, call: ToolCall, tool: Tool) -> bool:
+        rule = self._episode.rules[index]
+        if rule.tool != call.name or (rule.times is not None and self._uses[index] >= rule.times):
+            return False
+        properties = tool.parameters.get("properties", {})
+        return all(
+            name in call.arguments and accepts(value, call.arguments[name], properties.get(name, {}))
+            for name, value in rule.when.items()
+        )
+
+    def difference(self) -> str:
+        """How the state differs from what the case wants it to be in the end, "" where it does not.
+
+        A wanted record names the fields that matter; a record may have others. No record may be there besides.
+        """
+        found = []
+        wanted_state = self._episode.final_state
+        for name in sorted({*self.state, *self._episode.state, *wanted_state}):
+            before = [dict(item) for item in self._episode.state.get(name, [])]
+            wanted = list(wanted_state[name]) if name in wanted_state else before
+            got = self.state.get(name, [])
+            pairs = pair_up(wanted, got, _has_fields)
+            absent = [show(item) for index, item in enumerate(wanted) if index not in pairs]
+            surplus = [show(item) for index, item in enumerate(got) if index not in pairs.values()]
+            found += [f"{name}: {item} is not there" for item in absent]
+            found += [f"{name}: {item} should not be there" for item in surplus]
+        return "; ".join(found)
+
+
+def _has_fields(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> bool:
+    # Numbers in the state come from arguments of either kind, so 5 and 5.0 are the same here.
+    return all(name in got and accepts(value, got[name], {"type": "number"}) for name, value in wanted.items())
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One reply of the model's, to the user's message number `phase`, and the answers to its calls."""
+
+    phase: int
+    generation: Generation
+    reply: ParsedReply
+    results: tuple[ToolResult, ...]
+
+
+@dataclass(frozen=True)
+class Played:
+    """A case played to its end. `failure`: the backend gave up on the way. `difference`: what the final state lacks."""
+
+    case: Case
+    turns: tuple[Turn, ...]
+    failure: Failure | None
+    difference: str
+
+
+@dataclass
+class _Game:
+    case: Case
+    world: World
+    request: Request
+    turns: list[Turn] = field(default_factory=list)
+    phase: int = 0
+    failure: Failure | None = None
+    is_over: bool = False
+
+    def take(self, generation: Generation | Failure) -> None:
+        """The model's reply: run its calls, or go on to the user's next message."""
+        if isinstance(generation, Failure):
+            self.failure, self.is_over = generation, True
+            return
+        reply = parse_reply(generation.text) if generation.is_complete else ParsedReply(generation.text)
+        is_readable = generation.is_complete and not reply.unparsed
+        calls = _encodable(reply.calls)
+        results = tuple(self.world.answer(call) for call in calls) if is_readable else ()
+        self.turns.append(Turn(self.phase, generation, reply, results))
+        episode = self.case.episode
+        assert episode is not None, "only cases with an episode are played"
+        if not is_readable or sum(turn.phase == self.phase for turn in self.turns) >= episode.max_turns:
+            self.is_over = True
+            return
+        added = [Message(Role.ASSISTANT, reply.content, calls)]
+        added += [Message(Role.TOOL, result.content, tool_name=result.call.name) for result in results]
+        if not reply.calls:
+            self.phase += 1
+            if self.phase == len(episode.phases):
+                self.is_over = True
+                return
+            added.append(Message(Role.USER, episode.phases[self.phase].user or ""))
+        messages = (*self.request.messages, *added)
+        self.request = Request(messages, self.request.tools, self.request.reference_date, self.request.sample)
+
+
+def play(
+    backend: Backend,
+    cases: Sequence[Case],
+    suite: Suite,
+    *,
+    sample: int = 0,
+    finished: Callable[[int], None] = lambda _: None,
+) -> list[Played]:
+    """Play so many cases side by side as the backend answers at once, the next as soon as one ends.
+
+    A backend that answers in batches has full ones, and one that answers singly plays each conversation through, so
+    that every prompt goes on from the one before.
+
+    Args:
+        finished: told how many cases have just ended.
+    """
+    waiting = deque(cases)
+    games: list[_Game] = []
+    running: list[_Game] = []
+    while running or waiting:
+        while waiting and len(running) < backend.batch_size:
+            running.append(_start(waiting.popleft(), suite, sample))
+            games.append(running[-1])
+        for game, reply in zip(running, backend.generate([game.request for game in running]), strict=True):
+            game.take(reply)
+        finished(sum(game.is_over for game in running))
+        running = [game for game in running if not game.is_over]
+    return [Played(game.case, tuple(game.turns), game.failure, game.world.difference()) for game in games]
+
+
+def _encodable(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
+    """Calls that a tokenizer takes: half a surrogate pair ("\\ud83d") becomes a question mark."""
+    text = json.dumps([[call.name, dict(call.arguments)] for call in calls], ensure_ascii=False)
+    clean = json.loads(text.encode("utf-8", "replace"))
+    return tuple(ToolCall(name, arguments) for name, arguments in clean)
+
+
+def _start(case: Case, suite: Suite, sample: int) -> _Game:
+    assert case.episode is not None, "only cases with an episode are played"
+    tools = suite.tools_for(case)
+    world = World(case.episode, tools, suite.simulators, case.reference_date)
+    return _Game(case, world, Request(case.messages, tools, case.reference_date, sample))
 
 
 @dataclass(frozen=True)
