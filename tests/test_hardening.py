@@ -263,11 +263,11 @@ def test_8_the_sandbox_is_one_that_holds() -> None:
 
 def test_3_a_child_ends_with_whoever_asks_it() -> None:
     code = (
-        "from tests.test_hardening import *; child = GrammarChild(); "
-        "child.grammar([STRANGE], ReplyShape(), CallFormat()); print(child.pid, flush=True); os._exit(0)"
+        "import os; from tinydispatch.decoding.child import GrammarChild; child = GrammarChild(); "
+        "child.check([{'name': 'f', 'parameters': {'pattern': 'a'}}] * 9); print(child.pid, flush=True); os._exit(0)"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True).stdout)
     ends = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < ends:
+    while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < ends:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}/exe").exists()
