@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import signal
 import struct
@@ -248,13 +247,6 @@ def test_14_a_full_width_sign_hides_no_address() -> None:
     box = Toolbox([BoundTool(tool, lambda *_: None)], replace(ToolPolicy(), is_confirming=False))
     found = box.execute(ToolCall("send", {"to": "eve\uff20evil"}), "a", Permission(words=["write to Eve"]))
     assert found.status is CallStatus.UNCONFIRMED
-
-
-def test_15_every_pin_has_a_hash() -> None:
-    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert [pin.split()[0] for pin in pins if not re.search(r" --hash=sha256:[0-9a-f]{64}", pin)] == []
-    assert "--require-hashes" in (ROOT / "Makefile").read_text("utf-8")
 
 
 def test_8_the_sandbox_is_one_that_holds() -> None:

@@ -336,7 +336,7 @@ class _BudgetedEnvironment(_Environment):
             raise jinja2.TemplateError(f"it takes more than {_MAX_STEPS} steps")
         return True
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         """What a template or a macro writes."""
         pieces, n_characters = [], 0
         for part in parts:
@@ -345,7 +345,7 @@ class _BudgetedEnvironment(_Environment):
             _check_size(n_characters)
         return "".join(pieces)
 
-    def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
         """A function or method of the template's."""
         if function == self.step:
             return self.step()

@@ -87,6 +87,7 @@ class GrammarChild:
     ) -> None:
         self._deadline_s, self._memory_bytes, self._command = deadline_s, memory_bytes, tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
         self._lock = threading.Lock()
 
     @property
