@@ -18,6 +18,7 @@ class RejectReason(StrEnum):
     INVALID_ANSWER = "invalid_answer"
     GAVE_UP = "gave_up"
     NOT_ACCEPTED = "not_accepted"
+    DECIDED_ELSEWHERE = "decided_elsewhere"
     THOUGHT_ONLY = "thought_only"
     MALFORMED_CALL = "malformed_call"
     INVALID_TOOLS = "invalid_tools"
@@ -66,6 +67,7 @@ _MEANINGS = {
     RejectReason.INVALID_ANSWER: "the source itself marks the answer as not valid",
     RejectReason.GAVE_UP: "the dialogue ends in giving up",
     RejectReason.NOT_ACCEPTED: "the answer was refused, or not corrected, and nobody said what is right",
+    RejectReason.DECIDED_ELSEWHERE: "another line says what a person decided about this one, and is read in its place",
     RejectReason.THOUGHT_ONLY: "the last turn is a thought without an action",
     RejectReason.MALFORMED_CALL: "a call whose arguments cannot be read as an object",
     RejectReason.INVALID_TOOLS: "the list of tools cannot be read, is empty or holds no JSON schema",

@@ -23,7 +23,7 @@ from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.ledger import Ledger, RunRecord
 from retraining.personal import clear
-from retraining.records import PoolRow, Record, pool_row, read_records, to_line
+from retraining.records import PoolRow, Record, Withdrawn, decided_in, pool_row, read_records, to_line
 from retraining.review import Finding, Reviewed, review
 from retraining.stages import Done, RunState, Stage, Stop
 from tinydispatch.redaction import Redactor, load_redactor
@@ -56,6 +56,7 @@ class _Read:
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     redacted: int = 0
+    withdrawn: set[str] = field(default_factory=set)  # keys
 
 
 def take_in(
@@ -74,14 +75,15 @@ def take_in(
     """
     redactor = Redactor() if config.redaction is None else load_redactor(config.redaction)
     read = _read(config, earlier.seen, default_tools, _Rules(OverlapIndex(case_texts), redactor), seed)
-    reviewed = review(read.records, earlier.pool, config)
+    kept = [row for row in earlier.pool if row.key not in read.withdrawn]
+    reviewed = review(read.records, kept, config)
     findings = [*read.findings, *reviewed.findings]
     pool = [*(row.line for row in reviewed.kept), *(to_line(record) for record in reviewed.new)]
     paths = tuple(folder / name for name in (POOL, NEW, QUARANTINE))
     _write(paths[0], pool)
     _write(paths[1], (json.dumps({"key": record.key, "source": record.source}) for record in reviewed.new))
     _write(paths[2], (json.dumps(finding.to_json(), ensure_ascii=False) for finding in findings))
-    result = _result(config, read, reviewed)
+    result = _result(config, read, reviewed) | {"withdrawn": len(earlier.pool) - len(kept)}
     return Done(paths, result, _too_little(len(reviewed.new), config))
 
 
@@ -116,8 +118,13 @@ def earlier_runs(ledger: Ledger, runs_dir: Path, after_refusal: AfterRefusal) ->
 def _read(config: IntakeConfig, seen: frozenset[str], default_tools: Sequence[Tool], rules: _Rules, seed: int) -> _Read:
     read = _Read()
     keys = set(seen)
+    decided = decided_in(config.sources)
     for source in config.sources:
-        for row in read_records(source, default_tools, seed):
+        for row in read_records(source, default_tools, seed, decided):
+            if isinstance(row, Withdrawn):
+                conversation = clear(row.record.conversation, rules.redactor).conversation
+                read.withdrawn.add(replace(row.record, conversation=conversation).key)
+                continue
             found = _checked(row, rules, read)
             if found is None:
                 continue

@@ -5,16 +5,10 @@ Logs come redacted already; files that people drop and data sets do not.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
-from tinydispatch.redaction import Redactor
+from tinydispatch.redaction import NOBODYS, Redactor
 from tinydispatch.tools import Conversation, ToolCall
-
-# Set aside for examples (RFC 2606): they belong to nobody, and made-up data should stay as varied as it was made.
-_NOBODYS = re.compile(
-    r"[\w.%+-]+@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid))\b", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ def clear(conversation: Conversation, redactor: Redactor) -> Cleared:
         [message.content, [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]]
         for message in conversation.messages
     ]
-    public = [[tool.to_openai() for tool in conversation.tools], _NOBODYS.findall(str(said))]
+    public = [[tool.to_openai() for tool in conversation.tools], NOBODYS.findall(str(said))]
     redacted = redactor.record({"said": said}, public)["said"]
     messages = tuple(
         replace(message, content=content, tool_calls=tuple(ToolCall(call["name"], call["arguments"]) for call in calls))

@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,15 @@ _LOG = logging.getLogger(__name__)
 # A clock that is years ahead, for a moment, deletes no more than what lies beyond these.
 _MIN_KEPT = 7
 _PREFIX, _SUFFIX = "dispatch-", ".jsonl"
+
+
+@dataclass(frozen=True)
+class LoggedAnswer:
+    """What was answered: calls as the log has them, and words; `confidence` None where it is not known."""
+
+    calls: Sequence[Mapping[str, Any]]
+    reply: str = ""
+    confidence: float | None = None
 
 
 class DispatchLog:
@@ -57,20 +68,74 @@ class DispatchLog:
         reference_date: dt.date,
         model: str,
         session: str | None = None,
+        reply_id: str | None = None,
     ) -> None:
         """Append one answered request.
 
         Args:
             session: groups the requests of one dialogue; its hash is written.
+            reply_id: what a later correction names the line by.
         """
-        now = dt.datetime.now(dt.UTC)
-        entry = {"time": now.isoformat(timespec="milliseconds"), "model": model}
-        entry |= self._content(messages, tools, dispatch, reference_date)
+        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in dispatch.calls]
+        said = {"calls": calls, "reply": dispatch.reply}
+        more: dict[str, Any] = {"confidence": round(dispatch.confidence, 4), "is_accepted": dispatch.is_usable}
         if session is not None:
-            entry["session_id"] = session_hash(session)
+            more["session_id"] = session_hash(session)
+        try:
+            self._append(said, more, messages, tools, reference_date, model, reply_id)
+        except OSError as error:
+            if not self._is_reported:
+                _LOG.error("%s: the dispatch log cannot be written: %s", self._folder, error.strerror)
+            self._is_reported = True
+
+    def correct(
+        self,
+        decides: str,
+        correction: Mapping[str, Any],
+        *,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        answer: LoggedAnswer,
+        reference_date: dt.date,
+        model: str,
+    ) -> None:
+        """Append what a person said of an answer; it takes the place of the line whose `reply_id` is `decides`.
+
+        Raises:
+            OSError: it could not be written; nothing is kept.
+        """
+        said = {"calls": answer.calls, "reply": answer.reply, "correction": correction}
+        more: dict[str, Any] = {"decides": decides, "corrected_by": "ui"}
+        if answer.confidence is not None:
+            more["confidence"] = answer.confidence
+        self._append(said, more, messages, tools, reference_date, model, uuid.uuid4().hex)
+
+    def _append(
+        self,
+        said: Mapping[str, Any],
+        more: Mapping[str, Any],
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        reference_date: dt.date,
+        model: str,
+        reply_id: str | None,
+    ) -> None:
+        now = dt.datetime.now(dt.UTC)
+        offered = [tool.to_openai() for tool in tools]
+        shown = {"messages": [message.to_openai() for message in messages], **said}
+        entry = {
+            **({} if reply_id is None else {"id": reply_id}),
+            "time": now.isoformat(timespec="milliseconds"),
+            "model": model,
+            **self._redactor.record(shown, offered),
+            "tools": offered,
+            "reference_date": reference_date.isoformat(),
+            **more,
+        }
         # Escaped, so that half of a surrogate pair in an argument can be written too.
         line = json.dumps(entry).encode("ascii") + b"\n"
         with self._lock:
+<<<<<<< HEAD
             try:
                 append_whole(self._open(now.date()), line)
             except OSError as error:
@@ -94,6 +159,9 @@ class DispatchLog:
             "confidence": round(dispatch.confidence, 4),
             "is_accepted": dispatch.is_usable,
         }
+=======
+            write_whole(self._open(now.date()), line)
+>>>>>>> main
 
     def _open(self, day: dt.date) -> int:
         path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
@@ -127,12 +195,38 @@ class DispatchLog:
             self._close()
 
 
+<<<<<<< HEAD
 def _is_at(path: Path, descriptor: int) -> bool:
     """Whether the open file is the one of that name: it may have been deleted, or moved away, meanwhile."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 (beside fstat)
     except FileNotFoundError:
         return False
+=======
+def write_whole(descriptor: int, line: bytes) -> None:
+    """A line or nothing: what a full disk cut off is taken back.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    start, n_written = os.fstat(descriptor).st_size, 0
+    try:
+        while n_written < len(line):
+            n_written += os.write(descriptor, line[n_written:])
+    except OSError:
+        # Unless another process has written behind it.
+        if n_written and os.fstat(descriptor).st_size == start + n_written:
+            os.ftruncate(descriptor, start)
+        raise
+
+
+def line_id(row: Mapping[str, Any]) -> str:
+    """What a decision names a line by: its `id`, or, of a line that has none, a hash of what it holds."""
+    if isinstance(row.get("id"), str):
+        return str(row["id"])
+    text = json.dumps(row, sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+>>>>>>> main
 
 
 def session_hash(session: str) -> str:

@@ -13,9 +13,14 @@ from typing import Self
 from tinydispatch.calibration import Calibration, calibration_path, load_calibration
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Listener
+<<<<<<< HEAD
 from tinydispatch.decoding.reply import ToolChoice, checked_grammar
 from tinydispatch.engine import Engine, EngineOptions, MakeGrammar, Timings, TokenCounts, TokenLogprob
 from tinydispatch.folders import stamp
+=======
+from tinydispatch.decoding.reply import ToolChoice
+from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts, TokenLogprob, WrittenToken
+>>>>>>> main
 from tinydispatch.formats import (
     UnparsedToolCall,
     default_chat_template,
@@ -51,7 +56,8 @@ class Dispatch:
     parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up. It
     is None while nothing was calibrated: then the confidence is the model's own belief, and there is no threshold.
 
-    `logprobs` are those of the reply's tokens, as they were written, where they were asked for.
+    `logprobs` are those of the reply's tokens, as they were written, where they were asked for. `written` are the
+    tokens themselves, each with its probability, or without one where the grammar forced it.
     """
 
     calls: tuple[ToolCall, ...]
@@ -65,6 +71,7 @@ class Dispatch:
     confidences: tuple[CallConfidence, ...] = ()
     is_confident: bool | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    written: tuple[WrittenToken, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -185,6 +192,7 @@ class Dispatcher:
             confidences=tuple(map(self.calibration.of_call, call_confidences(completion.text, completion.choices))),
             is_confident=confidence >= self.calibration.threshold if self.calibration.is_fitted else None,
             logprobs=completion.logprobs,
+            written=completion.written,
         )
 
     def continue_text(
@@ -208,7 +216,7 @@ class Dispatcher:
         )
         return Dispatch(
             (), completion.text, (), (), completion.is_complete, completion.timings, completion.tokens,
-            logprobs=completion.logprobs,
+            logprobs=completion.logprobs, written=completion.written,
         )  # fmt: skip
 
     def prepare(

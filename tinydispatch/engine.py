@@ -103,11 +103,19 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class WrittenToken:
+    """What one id spells, and how likely it was among the allowed ones; None where the grammar forced it."""
+
+    data: bytes
+    probability: float | None
+
+
+@dataclass(frozen=True)
 class Completion:
     """A reply's text without its end token; `is_complete` is False when the token limit or a listener cut it off.
 
     `choices` are the ids that the model chose, in order, each with its probability among the allowed ones. `logprobs`
-    are those of all ids, where they were asked for.
+    are those of all ids, where they were asked for. `written` are all ids, the forced ones too.
     """
 
     text: str
@@ -116,6 +124,7 @@ class Completion:
     tokens: TokenCounts
     choices: tuple[Choice, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    written: tuple[WrittenToken, ...] = ()
 
 
 @dataclass
@@ -325,6 +334,14 @@ class Engine:
                 accepted=decoding.n_accepted,
             ),
             choices=tuple(decoding.choices),
+            written=self._written(decoding, reply.ids),
+        )
+
+    def _written(self, decoding: Decoding, ids: Sequence[int]) -> tuple[WrittenToken, ...]:
+        chosen = iter(decoding.choices)
+        return tuple(
+            WrittenToken(self._texts[token], None if is_forced else next(chosen).probability)
+            for token, is_forced in zip(ids, decoding.are_forced, strict=False)
         )
 
     def _logprobs(self, reply: _Reply, constraint: Constraint, n_alternatives: int) -> tuple[TokenLogprob, ...]:

@@ -59,6 +59,10 @@ DEFAULT_RULES = (
     ),
     _rule("ip_address", r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b", "192.0.2.{n}"),
 )
+# Set aside for examples (RFC 2606): they belong to nobody, and made-up data should stay as varied as it was made.
+NOBODYS = re.compile(
+    r"[\w.%+-]+@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid))\b", re.IGNORECASE
+)
 _REMOVED = "removed"
 # A shorter one that was removed stands by chance in other texts.
 _MIN_REMOVED_CHARS = 4

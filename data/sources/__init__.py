@@ -24,7 +24,7 @@ from data.config import (
     XlamSource,
 )
 from data.rejected import Rejected, RejectReason, sample_of
-from data.sources.dispatch_log import conversation_from_log
+from data.sources.dispatch_log import conversation_from_log, decided_elsewhere, decided_lines, is_decided
 from data.sources.files import DataFileError, Piece, RawRow, data_files, iter_pieces, read_piece, require_exists
 from data.sources.hermes import conversation_from_hermes
 from data.sources.openai_chat import conversation_from_openai
@@ -135,8 +135,14 @@ def read_part(source: FileSource, part: Part, default_tools: Sequence[Tool]) -> 
     Raises:
         DataFileError: a file is gone since it was cut, or Parquet cannot read it.
     """
+    decided: frozenset[str] = frozenset()
+    if isinstance(source, DispatchLogSource) and source.path is not None:
+        decided = decided_lines(source.path)
     for piece in part.pieces:
         for row in read_piece(piece):
+            if is_decided(row.value, decided):
+                yield decided_elsewhere(row.row_id, row.value)
+                continue
             yield from conversations_of(source, row, piece.path, default_tools)
     if part.error is not None:
         yield _not_json(part.error)

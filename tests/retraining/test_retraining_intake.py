@@ -13,8 +13,10 @@ from retraining.errors import RetrainError
 from retraining.intake import Earlier, earlier_runs, quarantined, take_in
 from retraining.ledger import Ledger, StageRecord
 from retraining.production import Trust, labelled
+from retraining.records import pool_row
 from retraining.stages import Done, RunState, Stage, Stop
 from tinydispatch.bundled import bundled_tools
+from tinydispatch.review import Decision, Order, Stack
 
 LINE = {"messages": [{"role": "user", "content": "weather in Bergen please, right now"}]}
 CALL = {"name": "get_weather", "arguments": {"location": "Bergen"}}
@@ -230,3 +232,50 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     first = take(tmp_path, config_of(log), name="a")
     second = take(tmp_path, config_of(log), name="b")
     assert [path.read_bytes() for path in first.outputs] == [path.read_bytes() for path in second.outputs]
+
+
+def test_a_line_that_a_person_decided_about_is_taken_in_as_decided_and_only_so(tmp_path: Path) -> None:
+    lines = [{**ask(f"weather in {place}"), "calls": [weather("Oslo")]} for place in ("Bergen", "Graz", "Lyon")]
+    log = log_of(tmp_path, *lines)
+    stack = Stack(log.parent, tools=bundled_tools())
+    shown = {}
+    for place in range(3):
+        line = stack.next(Order.CONFIDENCE, place)["line"]
+        shown[line["messages"][0]["answer"]["reply"]] = line["id"]
+    stack.decide(shown["weather in Bergen"], Decision.CORRECT, correction={"calls": [weather("Bergen")]})
+    stack.decide(shown["weather in Graz"], Decision.REJECT)
+    stack.close()
+    done = take(tmp_path, config_of(log.parent))
+    assert {row["messages"][0]["content"]: row["retraining"]["trust"] for row in rows(tmp_path)} == {
+        "weather in Bergen": Trust.PERSON,
+        "weather in Lyon": Trust.MODEL,
+    }
+    assert answers(tmp_path) == ["Bergen", "Oslo"]
+    assert done.result["dropped"] == {"decided_elsewhere": 2, "not_accepted": 1}
+
+
+def test_decisions_count_where_they_stand_in_a_source_of_their_own(tmp_path: Path) -> None:
+    log = log_of(tmp_path, {**ask("weather in Bergen"), "calls": [weather("Oslo")], "id": "one"})
+    stack = Stack(log, tmp_path / "decisions.jsonl", tools=bundled_tools())
+    stack.decide("one", Decision.REJECT)
+    stack.close()
+    done = take(tmp_path, config_of(log, tmp_path / "decisions.jsonl"))
+    assert rows(tmp_path) == []
+    assert done.result["dropped"] == {"decided_elsewhere": 1, "not_accepted": 1}
+
+
+def test_an_answer_that_is_rejected_after_it_was_trained_is_trained_no_more(tmp_path: Path) -> None:
+    log = log_of(
+        tmp_path,
+        {**ask("weather in Bergen, for ada@corp-mail.com"), "calls": [weather("Oslo")], "id": "one"},
+        {**ask("weather in Lyon"), "calls": [weather("Lyon")], "id": "two"},
+    )
+    take(tmp_path, config_of(log.parent), name="first")
+    pool = (tmp_path / "runs" / "first" / "intake" / "pool.jsonl").read_text().splitlines()
+    earlier = Earlier(tuple(pool_row(line, "first") for line in pool), frozenset())
+    stack = Stack(log.parent, tools=bundled_tools())
+    stack.decide("one", Decision.REJECT)
+    stack.close()
+    done = take(tmp_path, config_of(log.parent, min_new=1), earlier, name="second")
+    assert answers(tmp_path, "second") == ["Lyon"]
+    assert done.result["withdrawn"] == 1

@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="refuse parameters that are unknown; they are else ignored with a warning"
     )
+    parser.add_argument(
+        "--ui", action="store_true", help="a page at /ui to try the model, and to correct it with --dispatch-log"
+    )
     tools_command.add_source(parser)
     parser.add_argument(
         "--date", type=dt.date.fromisoformat, help="what 'today' means where a request does not say (default: today)"
@@ -140,6 +143,7 @@ def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> 
         allows_anybody=arguments.allow_anybody,
         is_strict=arguments.strict,
         cors_origins=tuple(arguments.cors),
+        has_ui=arguments.ui,
     )
 
 

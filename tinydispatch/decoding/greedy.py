@@ -37,6 +37,7 @@ class Decoding:
     """A reply as it grows. `seconds_forced` is the forced ids' share of the time for evaluation."""
 
     ids: list[int] = field(default_factory=list)
+    are_forced: list[bool] = field(default_factory=list)  # one for each of the ids
     choices: list[Choice] = field(default_factory=list)
     n_bytes: int = 0
     is_complete: bool = False
@@ -131,6 +132,7 @@ class GreedyDecoder:
         for token in ids:
             text = self.texts[token]
             self.result.ids.append(token)
+            self.result.are_forced.append(is_forced)
             self.result.n_bytes += len(text)
             if self.listener is not None and not self.listener(text):
                 self._is_heard = False

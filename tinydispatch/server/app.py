@@ -1,4 +1,6 @@
-"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health` and `/metrics`."""
+"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health` and `/metrics`;
+`/ui` stands in `ui.py`.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +40,7 @@ from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
 from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.responses import ResponseWriter, read_response_request
 from tinydispatch.server.settings import ServerSettings
+from tinydispatch.server.ui import UiRoutes
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
@@ -59,7 +62,7 @@ class Server:
     def __init__(self, holder: ModelHolder, settings: ServerSettings, dispatch_log: DispatchLog | None = None) -> None:
         self.holder, self.settings = holder, settings
         self.metrics = Metrics(holder)
-        self._dispatch_log = dispatch_log
+        self.dispatch_log = dispatch_log
         self._created = int(time.time())
         self._n_open = 0
         self._flights: WeakSet[Flight] = WeakSet()
@@ -270,14 +273,15 @@ class Server:
         """In the model's thread, before the answer is sent."""
         self._mean_s += 0.1 * (answer.model_s - self._mean_s)
         self.metrics.answer(answer)
-        if self._dispatch_log is not None and request.may_log:
-            self._dispatch_log.write(
+        if self.dispatch_log is not None and request.may_log:
+            self.dispatch_log.write(
                 messages=request.messages,
                 tools=request.tools,
                 dispatch=answer.dispatch,
                 reference_date=answer.reference_date or dt.date.today(),
                 model=answer.serving_id,
                 session=request.session,
+                reply_id=answer.id,
             )
 
 
@@ -328,6 +332,8 @@ def create_app(server: Server) -> FastAPI:
     app.add_route("/v1/models/{name:path}", server.model, ["GET"])
     app.add_route("/health", server.health, ["GET"])
     app.add_route("/metrics", server.prometheus, ["GET"])
+    if server.settings.has_ui:
+        UiRoutes(server.settings, server.dispatch_log, lambda: server.holder.serving.id).add_to(app)
     for kind in (ApiError, HTTPException, ClientGoneError):
         app.add_exception_handler(kind, server.refuse)
     app.add_middleware(Guard, settings=server.settings, refuse=server.refuse)

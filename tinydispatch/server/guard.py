@@ -16,6 +16,7 @@ from tinydispatch.server.errors import ApiError, missing_key, wrong_key
 from tinydispatch.server.logs import LOG
 from tinydispatch.server.metrics import Metrics
 from tinydispatch.server.settings import ServerSettings, is_loopback
+from tinydispatch.server.ui import UI_PAGES
 
 OPEN_PATHS = frozenset({"/health"})
 _ROUTES = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/models", "/health", "/metrics"})
@@ -44,7 +45,7 @@ def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
         if is_loopback(settings.host) and not is_loopback(name):
             raise ApiError(403, f"This server is for requests from its own machine; '{name}' is not its name.")
         return
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or (settings.has_ui and path in UI_PAGES):
         return
     key = given_key(headers)
     if not key:

@@ -39,7 +39,8 @@ class Answer:
     """A finished reply.
 
     `refusal` says why a call was left out or nothing was said, None where that is not so. `reference_date` is the day
-    that the model was told, None where it was told none. `queue_s` and `model_s` are what it waited and took.
+    that the model was told, None where it was told none. `queue_s` and `model_s` are what it waited and took. `id` is
+    the job's, and `explains` says that the client asked for the reply's tokens.
     """
 
     serving_id: str
@@ -50,6 +51,8 @@ class Answer:
     reference_date: dt.date | None
     queue_s: float
     model_s: float
+    id: str
+    explains: bool = False
 
     @property
     def content(self) -> str | None:
@@ -125,6 +128,8 @@ class ChatJob:
             reference_date=reference_date_of(request.messages, day) if request.prompt is None else None,
             queue_s=started - self._taken,
             model_s=time.monotonic() - started,
+            id=self.id,
+            explains=request.explains,
         )
 
     def _reference_date(self, serving: Serving) -> dt.date:

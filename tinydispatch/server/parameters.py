@@ -80,11 +80,16 @@ class StreamOptions(Part):
     include_usage: bool | None = None
 
 
-class DateOptions(Part):
-    """What "today" means to the client: a day (YYYY-MM-DD), or the time zone whose present day it is."""
+class OwnOptions(Part):
+    """What the OpenAI API has no place for.
+
+    `reference_date` (YYYY-MM-DD) or `time_zone` say what "today" means to the client; `explain` asks for the reply's
+    tokens, forced and chosen ones.
+    """
 
     reference_date: str | None = None
     time_zone: str | None = None
+    explain: bool | None = None
 
 
 class NamedSchema(Part):
@@ -112,7 +117,7 @@ class Body(BaseModel):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tinydispatch: DateOptions | None = None
+    tinydispatch: OwnOptions | None = None
     reference_date: str | None = None
     time_zone: str | None = None
     user: str | None = None
@@ -149,6 +154,11 @@ class Body(BaseModel):
         return tuple(f"unknown parameter {shown(key)} was ignored" for key in self.model_extra or ())
 
     @property
+    def explains(self) -> bool:
+        """Whether the answer lists its tokens."""
+        return bool(self.tinydispatch and self.tinydispatch.explain)
+
+    @property
     def includes_usage(self) -> bool:
         """Whether a stream ends in the token counts."""
         if self.stream_options is None:
@@ -164,7 +174,7 @@ class Body(BaseModel):
         Raises:
             ApiError: one is none, or two places contradict each other.
         """
-        options = self.tinydispatch or DateOptions()
+        options = self.tinydispatch or OwnOptions()
         day, zone = (
             _one_of(
                 {

@@ -38,8 +38,13 @@ class ChatRequest:
 
     `stop` are texts before which a reply in words ends. `n_alternatives` is how many `logprobs` name for each token,
     None for no logprobs. `reference_date` and `time_zone` are what "today" means to the client. `session` groups the
+<<<<<<< HEAD
     requests of one dialogue in the log; `may_log` is False where the client said `"store": false`. `owner`
     tells one key's requests from another's. `warnings` tell the client what changed nothing.
+=======
+    requests of one dialogue in the log; `may_log` is False where the client said `"store": false`. `explains` lists
+    the reply's tokens in the answer. `warnings` tell the client what changed nothing.
+>>>>>>> main
     """
 
     messages: tuple[Message, ...]
@@ -59,7 +64,11 @@ class ChatRequest:
     time_zone: ZoneInfo | None = None
     session: str | None = None
     may_log: bool = True
+<<<<<<< HEAD
     owner: str = ""
+=======
+    explains: bool = False
+>>>>>>> main
     warnings: tuple[str, ...] = ()
 
 
@@ -186,6 +195,7 @@ def dialogue_request(
         time_zone=zone,
         session=(read.metadata or {}).get("session_id"),
         may_log=read.store is not False,
+        explains=read.explains,
         warnings=read.warnings,
     )
 

@@ -72,9 +72,10 @@ def greeting(settings: ServerSettings, port: int) -> str:
     }
     if settings.tools is None:
         body["tools"] = [_EXAMPLE_TOOL]
+    page = f"  the page to try it in a browser: {address.removesuffix('/v1')}/ui\n" if settings.has_ui else ""
     key = " -H 'authorization: Bearer KEY'" if settings.keys else ""
     return (
-        f"tinydispatch serves {settings.model_name} at {address}; Ctrl-C stops it. Try it:\n"
+        f"tinydispatch serves {settings.model_name} at {address}; Ctrl-C stops it. Try it:\n{page}"
         f"  curl {address}/chat/completions{key} -H 'content-type: application/json' -d '{json.dumps(body)}'"
     )
 
