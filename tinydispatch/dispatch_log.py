@@ -135,33 +135,7 @@ class DispatchLog:
         # Escaped, so that half of a surrogate pair in an argument can be written too.
         line = json.dumps(entry).encode("ascii") + b"\n"
         with self._lock:
-<<<<<<< HEAD
-            try:
-                append_whole(self._open(now.date()), line)
-            except OSError as error:
-                if not self._is_reported:
-                    _LOG.error("%s: the dispatch log cannot be written: %s", self._folder, error.strerror)
-                self._is_reported = True
-
-    def _content(
-        self, messages: Sequence[Message], tools: Sequence[Tool], dispatch: Dispatch, reference_date: dt.date
-    ) -> dict[str, Any]:
-        offered = [tool.to_openai() for tool in tools]
-        said = {
-            "messages": [message.to_openai() for message in messages],
-            "calls": [{"name": call.name, "arguments": dict(call.arguments)} for call in dispatch.calls],
-            "reply": dispatch.reply,
-        }
-        return {
-            **self._redactor.record(said, offered),
-            "tools": offered,
-            "reference_date": reference_date.isoformat(),
-            "confidence": round(dispatch.confidence, 4),
-            "is_accepted": dispatch.is_usable,
-        }
-=======
-            write_whole(self._open(now.date()), line)
->>>>>>> main
+            append_whole(self._open(now.date()), line)
 
     def _open(self, day: dt.date) -> int:
         path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
@@ -195,29 +169,12 @@ class DispatchLog:
             self._close()
 
 
-<<<<<<< HEAD
 def _is_at(path: Path, descriptor: int) -> bool:
     """Whether the open file is the one of that name: it may have been deleted, or moved away, meanwhile."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 (beside fstat)
     except FileNotFoundError:
         return False
-=======
-def write_whole(descriptor: int, line: bytes) -> None:
-    """A line or nothing: what a full disk cut off is taken back.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    start, n_written = os.fstat(descriptor).st_size, 0
-    try:
-        while n_written < len(line):
-            n_written += os.write(descriptor, line[n_written:])
-    except OSError:
-        # Unless another process has written behind it.
-        if n_written and os.fstat(descriptor).st_size == start + n_written:
-            os.ftruncate(descriptor, start)
-        raise
 
 
 def line_id(row: Mapping[str, Any]) -> str:
@@ -226,7 +183,6 @@ def line_id(row: Mapping[str, Any]) -> str:
         return str(row["id"])
     text = json.dumps(row, sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
->>>>>>> main
 
 
 def session_hash(session: str) -> str:

@@ -13,14 +13,9 @@ from typing import Self
 from tinydispatch.calibration import Calibration, calibration_path, load_calibration
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Listener
-<<<<<<< HEAD
 from tinydispatch.decoding.reply import ToolChoice, checked_grammar
-from tinydispatch.engine import Engine, EngineOptions, MakeGrammar, Timings, TokenCounts, TokenLogprob
+from tinydispatch.engine import Engine, EngineOptions, MakeGrammar, Timings, TokenCounts, TokenLogprob, WrittenToken
 from tinydispatch.folders import stamp
-=======
-from tinydispatch.decoding.reply import ToolChoice
-from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts, TokenLogprob, WrittenToken
->>>>>>> main
 from tinydispatch.formats import (
     UnparsedToolCall,
     default_chat_template,

@@ -28,13 +28,14 @@ def append_whole(descriptor: int, data: bytes) -> None:
     Raises:
         OSError: it could not be written.
     """
-    size = os.fstat(descriptor).st_size
-    left = memoryview(data)
+    start, n_written = os.fstat(descriptor).st_size, 0
     try:
-        while left:
-            left = left[os.write(descriptor, left) :]
+        while n_written < len(data):
+            n_written += os.write(descriptor, data[n_written:])
     except OSError:
-        os.ftruncate(descriptor, size)
+        # Unless another process has written behind it.
+        if n_written and os.fstat(descriptor).st_size == start + n_written:
+            os.ftruncate(descriptor, start)
         raise
 
 
