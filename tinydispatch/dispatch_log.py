@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tinydispatch.dispatcher import Dispatch
+from tinydispatch.folders import append_whole
 from tinydispatch.redaction import Redactor
 from tinydispatch.tools import Message, Tool
 
 _LOG = logging.getLogger(__name__)
+# A clock that is years ahead, for a moment, deletes no more than what lies beyond these.
+_MIN_KEPT = 7
 _PREFIX, _SUFFIX = "dispatch-", ".jsonl"
 
 
@@ -41,7 +44,8 @@ class DispatchLog:
     the data stage rejects it by name. A disk that is full costs lines, never an answer: it is reported once.
 
     Args:
-        keep_days: older files are deleted when a new day begins; None keeps all.
+        keep_days: older files are deleted when a new day begins, except the newest seven (or `keep_days`, if that is
+            less), which stay whatever the clock says; None keeps all.
 
     Raises:
         OSError: the folder cannot be made.
@@ -136,27 +140,28 @@ class DispatchLog:
         # Escaped, so that half of a surrogate pair in an argument can be written too.
         line = json.dumps(entry).encode("ascii") + b"\n"
         with self._lock:
-            write_whole(self._open(now.date()), line)
+            append_whole(self._open(now.date()), line)
 
     def _open(self, day: dt.date) -> int:
-        if self._descriptor is not None and day == self._day:
+        path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
+        if self._descriptor is not None and day == self._day and _is_at(path, self._descriptor):
             return self._descriptor
         self._close()
-        path = self._folder / f"{_PREFIX}{day.isoformat()}{_SUFFIX}"
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._day = day
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.write(self._descriptor, b"\n")
+            append_whole(self._descriptor, b"\n")
         if self._keep_days is not None:
-            self._delete_before(day - dt.timedelta(days=self._keep_days))
+            self._delete_before(day - dt.timedelta(days=self._keep_days), min(self._keep_days, _MIN_KEPT))
         return self._descriptor
 
-    def _delete_before(self, first: dt.date) -> None:
-        for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-            # ISO dates sort as text.
-            if path.name < f"{_PREFIX}{first.isoformat()}":
-                path.unlink(missing_ok=True)
+    def _delete_before(self, first: dt.date, n_kept: int) -> None:
+        # ISO dates sort as text.
+        names = sorted((path.name for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}")), reverse=True)
+        for name in names[1 + n_kept :]:
+            if name < f"{_PREFIX}{first.isoformat()}":
+                (self._folder / name).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -169,21 +174,12 @@ class DispatchLog:
             self._close()
 
 
-def write_whole(descriptor: int, line: bytes) -> None:
-    """A line or nothing: what a full disk cut off is taken back.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    start, n_written = os.fstat(descriptor).st_size, 0
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one of that name: it may have been deleted, or moved away, meanwhile."""
     try:
-        while n_written < len(line):
-            n_written += os.write(descriptor, line[n_written:])
-    except OSError:
-        # Unless another process has written behind it.
-        if n_written and os.fstat(descriptor).st_size == start + n_written:
-            os.ftruncate(descriptor, start)
-        raise
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 (beside fstat)
+    except FileNotFoundError:
+        return False
 
 
 def line_id(row: Mapping[str, Any]) -> str:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib import resources
 from typing import Any, NoReturn
 
 import jinja2
-import jinja2.nodes
+from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from tinydispatch.json_schema import Node, Schema
 from tinydispatch.tools import Message, Role, Tool, ToolCall
@@ -56,7 +58,12 @@ _STATED = re.compile(
     re.IGNORECASE,
 )
 # What Python raises inside a template that treats a value as something it is not.
-_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
+                    MemoryError)  # fmt: skip
+# What rendering may cost: two thousand messages with sixty tools take a twentieth of it.
+_MAX_STEPS, _MAX_TEXT, _MAX_TEMPLATE, _MAX_POWER = 200_000, 4_000_000, 1_000_000, 1_000
+_STEP, _JOIN = "_td_step", "_td_join"
+_WIDE = re.compile(r"\d{6}|%[^%]{0,9}\*|\{[^{}]*\{")
 _CALL = re.compile(re.escape(CALL_START) + r"(.*?)" + re.escape(CALL_END), re.DOTALL)
 
 FUNCTION_START, FUNCTION_END = "<function=", "</function>"
@@ -348,7 +355,9 @@ def render_prompt(
         ValueError: the template does not compile, refuses these messages, or fails on them; says which and why.
     """
     try:
-        return _compiled(template if template is not None else default_chat_template()).render(
+        environment, compiled = _compiled(template if template is not None else default_chat_template())
+        environment.n_steps = 0
+        return compiled.render(
             messages=[message.to_openai() for message in messages],
             tools=[tool.to_openai() for tool in tools] or None,
             add_generation_prompt=add_generation_prompt,
@@ -365,14 +374,135 @@ def render_prompt(
 
 
 @lru_cache(maxsize=8)
-def _compiled(template: str) -> jinja2.Template:
-    # The settings of transformers and llama.cpp; their tojson does not escape HTML, jinja2's own would.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_in_template
-    return environment.from_string(template)
+def _compiled(template: str) -> tuple[_Environment, jinja2.Template]:
+    if len(template) > _MAX_TEMPLATE:
+        raise jinja2.TemplateError(f"a template of {len(template)} characters; at most {_MAX_TEMPLATE} are read")
+    if template == default_chat_template():  # ours, which needs no watching
+        plain = _Environment()
+        return plain, plain.from_string(template)
+    environment = _BudgetedEnvironment()
+    tree = _Budgeted().visit(environment.parse(template))
+    return environment, environment.from_string(tree)
+
+
+class _Budgeted(NodeTransformer):
+    """Has each turn of a loop and each joined text say so to the environment."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's name)
+        self.generic_visit(node)
+        step = nodes.Call(nodes.Name(_STEP, "load"), [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(step).set_lineno(node.lineno))
+        if node.test is not None:  # what it leaves out are turns, too
+            node.test = nodes.And(nodes.Call(nodes.Name(_STEP, "load"), [], [], None, None), node.test)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 (jinja2's name)
+        self.generic_visit(node)
+        return nodes.Call(nodes.Name(_JOIN, "load"), node.nodes, [], None, None)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The settings of transformers and llama.cpp; their tojson does not escape HTML, jinja2's own would."""
+
+    n_steps = 0
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"])
+        self.filters["tojson"] = _to_json
+        self.globals["raise_exception"] = _raise_in_template
+
+
+class _BudgetedEnvironment(_Environment):
+    """A sandbox in which a template may take so many steps and make texts of such a size, and no more.
+
+    A template comes with a model file of a stranger: what it says in a loop, it may say for ever.
+    """
+
+    intercepted_binops = frozenset({"*", "**", "%", "+"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = {name: self._bounded(name, filter_) for name, filter_ in self.filters.items()}
+        self.filters["tojson"] = _to_json
+        del self.globals["lipsum"]
+        self.globals |= {_STEP: self.step, _JOIN: self._join}
+
+    def step(self) -> bool:
+        """One turn of a loop, or one call."""
+        self.n_steps += 1
+        if self.n_steps > _MAX_STEPS:
+            raise jinja2.TemplateError(f"it takes more than {_MAX_STEPS} steps")
+        return True
+
+    def concat(self, parts: Iterable[str]) -> str:
+        """What a template or a macro writes."""
+        pieces, n_characters = [], 0
+        for part in parts:
+            pieces.append(part)
+            n_characters += len(part)
+            _check_size(n_characters)
+        return "".join(pieces)
+
+    def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
+        """A function or method of the template's."""
+        if function == self.step:
+            return self.step()
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+        name = getattr(function, "__name__", "")
+        self._check_work(name, ([owner] if isinstance(owner, str) else []) + [*arguments, *named.values()])
+        return _sized(super().call(context, function, *arguments, **named))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """An operator that can make much of little."""
+        if operator == "**":
+            _check_numbers((left, right), _MAX_POWER)
+        elif operator == "*":
+            sides = [len(side) if isinstance(side, (str, list, tuple)) else side for side in (left, right)]
+            if sides != [left, right]:
+                _check_size(math.prod(side for side in sides if isinstance(side, int)))
+        self._check_work("format" if operator == "%" else operator, (left, right))
+        return _sized(super().call_binop(context, operator, left, right))
+
+    def _join(self, *parts: Any) -> str:
+        return self.concat(map(str, parts))
+
+    def _bounded(self, name: str, filter_: Any) -> Any:
+        @wraps(filter_)
+        def run(*arguments: Any, **named: Any) -> Any:
+            self._check_work(name, (*arguments, *named.values()))
+            return _sized(filter_(*arguments, **named))
+
+        return run
+
+    def _check_work(self, name: str, values: Sequence[Any]) -> None:
+        self.step()
+        _check_numbers(values)
+        texts = [value for value in values if isinstance(value, str)]
+        if name in ("format", "format_map") and texts and _WIDE.search(texts[0]):
+            raise jinja2.TemplateError("it formats with a width of six digits, or one that is itself formatted")
+        if name == "replace" and len(texts) > 2:
+            _check_size(len(texts[0]) + (texts[0].count(texts[1]) + 1) * len(texts[2]))
+        if name == "join":
+            lists = [value for value in values if isinstance(value, (list, tuple))]
+            longest = max(map(len, texts), default=0)
+            _check_size(sum(longest + (len(item) if isinstance(item, str) else 1) for each in lists for item in each))
+
+
+def _check_numbers(values: Iterable[Any], most: int = 1_000_000) -> None:
+    for value in values:
+        if isinstance(value, (int, float)) and abs(value) > most:
+            raise jinja2.TemplateError(f"it computes with a number of more than {most}")
+
+
+def _check_size(n_characters: int) -> None:
+    if n_characters > _MAX_TEXT:
+        raise jinja2.TemplateError(f"it makes a text of more than {_MAX_TEXT} characters")
+
+
+def _sized(value: Any) -> Any:
+    if isinstance(value, (str, list, tuple)):
+        _check_size(len(value))
+    return value
 
 
 class _GenerationTag(Extension):
@@ -380,7 +510,7 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as a plain attribute)
 
-    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
+    def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

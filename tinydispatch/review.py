@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tinydispatch.bundled import tools_from_json
-from tinydispatch.dispatch_log import line_id, write_whole
+from tinydispatch.dispatch_log import line_id
+from tinydispatch.folders import append_whole
 from tinydispatch.pages.forms import Answer, Problem, read_answer, tool_form
 from tinydispatch.redaction import NOBODYS, Redactor
 from tinydispatch.tools import Tool, ToolError
@@ -150,7 +151,7 @@ class Stack:
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             # A cut line is closed, so that it does not spoil the next; the data stage rejects it by name.
-            write_whole(self._descriptor, b"\n")
+            append_whole(self._descriptor, b"\n")
 
     @property
     def _decided(self) -> set[str]:
@@ -222,7 +223,7 @@ class Stack:
             if wanted in self._decided:
                 raise ReviewError("This line is decided already.")
             start = os.fstat(self._descriptor).st_size
-            write_whole(self._descriptor, line)
+            append_whole(self._descriptor, line)
             os.fsync(self._descriptor)
             self._done.append((start, wanted))
 

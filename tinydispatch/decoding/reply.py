@@ -187,6 +187,17 @@ def _frame(calls: Sequence[str], shape: ReplyShape, form: CallFormat) -> str:
     return f"start: {start}\n{head}{prose}{body}"
 
 
+def checked_grammar(tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) -> str:
+    """`reply_grammar`, compiled once.
+
+    Raises:
+        GrammarError: as `reply_grammar` and `check_grammar`.
+    """
+    grammar = reply_grammar(tools, shape, form)
+    check_grammar(grammar, tools, shape, form)
+    return grammar
+
+
 def check_grammar(grammar: str, tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) -> None:
     """Compile the grammar; where that fails, find whose fault it is.
 

@@ -8,7 +8,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from weakref import WeakSet
 
 from fastapi import FastAPI
@@ -18,15 +20,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tinydispatch.decoding.child import StrangeSchemaError, no_trials, shared_child
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.dispatch_log import DispatchLog
+from tinydispatch.dispatcher import ModelChangedError
 from tinydispatch.server import errors
 from tinydispatch.server.body import ClientGoneError, read_json_body
 from tinydispatch.server.completions import CompletionWriter, read_completion
 from tinydispatch.server.errors import ApiError
 from tinydispatch.server.flight import Flight
-from tinydispatch.server.guard import Guard, RequestLog
+from tinydispatch.server.guard import Guard, RequestLog, given_key
 from tinydispatch.server.holder import ModelHolder, QueueFullError, StoppingError
-from tinydispatch.server.job import Answer, ChatJob
+from tinydispatch.server.job import Answer, ChatJob, bad_schema
+from tinydispatch.server.keys import owner_of
 from tinydispatch.server.logs import log
 from tinydispatch.server.metrics import CONTENT_TYPE, Metrics
 from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
@@ -38,6 +44,8 @@ from tinydispatch.server.ui import UiRoutes
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
+# Requests with schemas that are tried out first (`decoding/child.py`), which one thread sees to; more are answered 429.
+_MAX_STRANGE = 8
 WARNING_HEADER = "x-tinydispatch-warning"
 _MAX_WARNING_CHARS = 1_000
 # After an abort; a reply ends at its next token, but the reading of a long prompt cannot be interrupted.
@@ -68,6 +76,8 @@ class Server:
         self._n_open = 0
         self._flights: WeakSet[Flight] = WeakSet()
         self._is_aborted = False
+        self._n_strange = 0
+        self._strange = ThreadPoolExecutor(1, "strange-schemas")
         self._mean_s = 0.1  # of a request in the model, the newest counting most
 
     def abort(self) -> None:
@@ -78,6 +88,7 @@ class Server:
 
     def close(self) -> bool:
         """Finish what was taken and close the model; False when it was aborted and the model does not stop in time."""
+        self._strange.shutdown(wait=False, cancel_futures=True)
         is_closed = self.holder.close(_ABORT_S if self._is_aborted else None)
         self.rollout.close()
         return is_closed
@@ -106,14 +117,55 @@ class Server:
         self._n_open += 1
         try:
             body = await read_json_body(request, limits)
-            # Not in the event loop: schemas take milliseconds to check.
-            wanted, make_writer = await asyncio.to_thread(read, body)
+            wanted, make_writer = await self._read(body, self._owner(request), read)
             response = await self._answer(request, wanted, make_writer)
             if wanted.warnings:
                 response.headers[WARNING_HEADER] = "; ".join(wanted.warnings)[:_MAX_WARNING_CHARS]
             return response
         finally:
             self._n_open -= 1
+
+    def _owner(self, request: Request) -> str:
+        return owner_of(given_key(request.headers)) if self.settings.keys else ""
+
+    async def _read(
+        self, body: bytes, owner: str, read: Callable[[bytes], tuple[ChatRequest, MakeWriter]]
+    ) -> tuple[ChatRequest, MakeWriter]:
+        """The request with its grammar compiled: in an ordinary thread, or where few are let in at a time."""
+
+        def go() -> tuple[ChatRequest, MakeWriter]:
+            wanted, make_writer = read(body)
+            wanted = replace(wanted, owner=owner)
+            if wanted.prompt is None:
+                self._prepare(wanted)
+            return wanted, make_writer
+
+        def go_without_trials() -> tuple[ChatRequest, MakeWriter]:
+            with no_trials():
+                return go()
+
+        try:
+            # Not in the event loop: schemas take milliseconds to check.
+            return await asyncio.to_thread(go_without_trials)
+        except StrangeSchemaError:
+            if self._n_strange >= _MAX_STRANGE:
+                raise self._queue_full() from None
+        self._n_strange += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._strange, go)
+        finally:
+            self._n_strange -= 1
+
+    def _prepare(self, wanted: ChatRequest) -> None:
+        child = shared_child()
+        try:
+            self.holder.serving.dispatcher.prepare(
+                wanted.tools, wanted.choice, is_parallel=wanted.is_parallel, make=child.grammar
+            )
+        except GrammarError as error:
+            raise bad_schema(error, wanted) from error
+        except ValueError as error:
+            raise errors.invalid(str(error)) from error
 
     async def _answer(self, request: Request, wanted: ChatRequest, make_writer: MakeWriter) -> Response:
         timeout_s = self.settings.limits.request_timeout_s
@@ -233,6 +285,11 @@ class Server:
         if isinstance(error, ClientGoneError):
             self.metrics.gone()
             return None
+        if isinstance(error, ModelChangedError):
+            log("model changed", logging.ERROR, reason=str(error))
+            return ApiError(
+                503, "The model's file was changed under the server.", errors.SERVER_ERROR, code="model_changed"
+            )
         if not isinstance(error, HTTPException):
             log("error", logging.ERROR, exception=error)
         return errors.internal()

@@ -51,11 +51,17 @@ def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
         return
     if path in OPEN_PATHS or (settings.has_ui and path in UI_PAGES):
         return
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = given_key(headers)
+    if not key:
         raise missing_key()
-    if not settings.keys.accepts(key.strip()):
+    if not settings.keys.accepts(key):
         raise wrong_key()
+
+
+def given_key(headers: Headers) -> str:
+    """The key that a request brings, "" for none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _host_name(host: str) -> str:

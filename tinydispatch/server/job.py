@@ -158,6 +158,7 @@ class ChatJob:
                     max_new_tokens=request.max_new_tokens,
                     listener=listen,
                     n_alternatives=request.n_alternatives,
+                    owner=request.owner,
                 )
             return serving.dispatcher.dispatch(
                 request.messages,
@@ -168,6 +169,7 @@ class ChatJob:
                 listener=listen,
                 reference_date=day,
                 n_alternatives=request.n_alternatives,
+                owner=request.owner,
             )
         except PromptTooLongError as error:
             # Clients look for these words, too.
@@ -175,7 +177,7 @@ class ChatJob:
             place = "messages" if request.prompt is None else "prompt"
             raise invalid(message, place, "context_length_exceeded") from error
         except GrammarError as error:
-            raise _bad_schema(error, request) from error
+            raise bad_schema(error, request) from error
         except ValueError as error:
             raise invalid(str(error)) from error
 
@@ -237,7 +239,8 @@ def _begun_answer(reader: ReplyReader | TextReader, answer: Tool) -> str:
     return next((text.removeprefix(opening) for text in texts if text.startswith(opening)), "")
 
 
-def _bad_schema(error: GrammarError, request: ChatRequest) -> ApiError:
+def bad_schema(error: GrammarError, request: ChatRequest) -> ApiError:
+    """400 with the place of the tool or of the reply's form."""
     # A grammar that fails while the reply is written gives its whole state after the reason.
     reason = error.problem.partition("\n")[0]
     message = f"Invalid schema for function '{error.tool}': {error.path or 'parameters'}: {reason}"

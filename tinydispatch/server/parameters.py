@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from tinydispatch.decoding.child import shared_child
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.server.errors import ApiError, invalid, too_long_array, unsupported, unsupported_value, wrong_type
 from tinydispatch.server.nesting import MAX_LEVELS, is_too_deep
 from tinydispatch.tools import Tool, ToolError
@@ -273,8 +275,9 @@ def answer_tool(form: NamedSchema | None, where: str, taken: Sequence[str]) -> T
         return Tool(_free_name("answer", taken), "The answer as a JSON object", {"type": "object", **_OPEN})
     description = form.description or form.schema_.get("description") or "The answer"
     try:
+        shared_child().check([{"name": form.name, "parameters": form.schema_}])
         return Tool(_free_name(form.name, taken), str(description), form.schema_)
-    except ToolError as error:
+    except (ToolError, GrammarError) as error:
         raise invalid(f"Invalid schema for response_format '{form.name}': {error}.", where, "invalid_value") from error
 
 
