@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eval.backends import Failure, Generation, PlaybackBackend, Request
 from eval.backends.base import ClosesOnExit
 from eval.cases import Case, Suite
-from eval.play import play
+from eval.episodes import play
 from tinydispatch.formats import render_calls
 
 GOLD = "gold"

@@ -1,13 +1,13 @@
 """`python -m scripts.bench_schemas FOLDER…`: which schemas compile, and which documents a grammar lets a model write.
 
-Three engines read the same files: ours (grammar, and grammar with check), llguidance's own JSON schema grammar, and what
-llama.cpp's server of the pinned wheel makes of a `json_schema` (the GBNF that it reports, in its own sampler). A folder holds
-JSON files: lists of tools (`tinydispatch tools --mcp SERVER > tools.json`), schemas, or groups of a schema with documents,
+The engines read the same files: ours (grammar, and grammar with check), llguidance's own JSON schema grammar, and
+what llama.cpp's server of the pinned wheel makes of a `json_schema` (the GBNF that it reports, in its own sampler). A
+folder holds JSON files: lists of tools (`tinydispatch tools --mcp SERVER > tools.json`), schemas, or groups of both,
 `[{"schema": …, "tests": [{"data": …, "valid": true}]}]`, as JSON-Schema-Test-Suite and MaskBench have them.
 
-Where a schema brings no documents, json-schema-faker makes some (`--faker`), and each of them is damaged at random to get
-invalid ones. A document counts where `jsonschema` agrees that it is valid, with and without formats, or that it is not.
-A schema that is not a tool's becomes a tool's one parameter, because its root may be anything.
+Where a schema brings no documents, json-schema-faker makes some (`--faker`), and each of them is damaged at random to
+get invalid ones. A document counts where `jsonschema` agrees that it is valid, with and without formats, or that it is
+not. A schema that is not a tool's becomes a tool's one parameter, because its root may be anything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import llguidance
 from jsonschema.exceptions import SchemaError
@@ -323,7 +323,7 @@ def guidance(schema: dict[str, Any], *, is_lenient: bool = False) -> Compiled:
     started = time.process_time()
     defaults: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     defaults |= {"lenient": True, "coerce_one_of": True} if is_lenient else {}
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=defaults)
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=cast(Any, defaults))
     return Compiled(_begun(grammar, "", ""), lambda _: True, time.process_time() - started)
 
 
@@ -655,7 +655,9 @@ def _share(n: int, of: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench_schemas", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.bench_schemas",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--engines", default=",".join(ENGINES), help=f"which (default: {','.join(ENGINES)})")

@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from data.store import read_conversations
-from eval.cases import load_suite, shipped_suites
+from eval.suites import load_suite, shipped_suites
 from export.prompts import TOKENIZER_TEXTS
 from export.verify import TokenMismatch, tokenizer_mismatches
 from tinydispatch import formats

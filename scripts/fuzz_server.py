@@ -1,9 +1,9 @@
 """`python -m scripts.fuzz_server MODEL.gguf`: hostile prompts and random schemas through the HTTP server.
 
-Starts the server on a free port. Prompts are those of `scripts.fuzz_dispatch`, with the bundled tools; schemas are random,
-as a tool's and as a reply's (`response_format`), a third of them with what no grammar says. Every call and every reply in
-JSON is checked against its schema, as is that no answer is empty, malformed, or later than `--patience` seconds. With
-`--log` a run that was stopped goes on where it stopped. The exit status is 1 when anything was wrong.
+Starts the server on a free port. Prompts are those of `scripts.fuzz_dispatch`, with the bundled tools; schemas are
+random, as a tool's and as a reply's (`response_format`), a third with what no grammar says. Every call and every reply
+in JSON is checked against its schema, as is that no answer is empty, malformed, or later than `--patience` seconds.
+With `--log` a run that was stopped goes on where it stopped. The exit status is 1 when anything was wrong.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ODD: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request. `outcome`: "calls", "json", "words", "cut", "refused" or, where `problem` says why, "bad"."""
+    """What came of one request; the outcome is explained under the table, and `problem` says why it is "bad"."""
 
     index: int
     kind: str

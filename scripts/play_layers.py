@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.backends import Generation, open_backend
-from eval.cases import Suite, load_suite
+from eval.cases import Suite, SuiteError
 from eval.config import EvalConfig
-from eval.episode_score import score_episode
+from eval.episodes import ToolResult, Turn, World, play, score_episode
 from eval.matching import Outcome
-from eval.places import SuiteError
-from eval.play import Turn, play
-from eval.world import ToolResult, World
+from eval.suites import load_suite
 from scripts.layers_oracle import Game
 from scripts.scripted_server import ScriptedServer
 from tinydispatch.dispatcher import Dispatcher

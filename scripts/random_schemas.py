@@ -9,7 +9,18 @@ from tinydispatch.tools import Tool
 
 KEYS = ("a", "b", "x-a", "x-b", 'q"', "ä")
 PATTERNS = (r"^a|b$", r"^[a-c]{1,3}$", r"\S", r"^\d+-?\d*$", r"^(?=.*[0-9])[a-z0-9]{2,5}$", r"b\.?c", r'"')
-FORMATS = ("date", "local-date-time", "date-time", "time", "duration", "email", "uri", "uuid", "ipv4", "ipv6")
+FORMATS: tuple[str, ...] = (
+    "date",
+    "local-date-time",
+    "date-time",
+    "time",
+    "duration",
+    "email",
+    "uri",
+    "uuid",
+    "ipv4",
+    "ipv6",
+)
 FORMATS = (*FORMATS, "hostname", "currency", "iana-time-zone", "unheard-of")
 TEXTS = (
     "",
@@ -28,7 +39,7 @@ TEXTS = (
     "UTC",
     "::1",
 )
-VALUES = (None, True, False, 0, 1, -3, 7, 20, 2.5, 0.07, 19.99, 1e-7, 1e22, [], {}, *TEXTS)
+VALUES: tuple[Any, ...] = (None, True, False, 0, 1, -3, 7, 20, 2.5, 0.07, 19.99, 1e-7, 1e22, [], {}, *TEXTS)
 
 
 def random_schema(rng: random.Random, depth: int) -> Any:

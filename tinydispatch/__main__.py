@@ -17,6 +17,7 @@ COMMANDS = {
     "call": "print the calls for one sentence",
     "chat": "talk to a model in the terminal",
     "serve": "answer the OpenAI API's /v1/chat/completions",
+    "review": "go through a dispatch log in the browser, and correct it",
     "bench": "measure a model on this machine",
     "tools": "print tools as JSON",
     "pull": "fetch and make the default model ahead of its first use",

@@ -80,4 +80,6 @@ def _first(error: BaseException) -> str:
         error = error.exceptions[0]
     lines = str(error).splitlines() or [type(error).__name__]
     # pydantic's own lists every place, three lines each.
-    return lines[0] if len(lines) == 1 else "the answer does not fit the protocol: " + " ".join(map(str.strip, lines[1:3]))
+    return (
+        lines[0] if len(lines) == 1 else "the answer does not fit the protocol: " + " ".join(map(str.strip, lines[1:3]))
+    )

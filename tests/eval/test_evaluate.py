@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 
 from eval.backends import Failure, Generation, PlaybackBackend, Request
-from eval.case import UNDATED_DAY
-from eval.cases import Suite, load_suite
+from eval.cases import UNDATED_DAY, Suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate, evaluate_model
 from eval.matching import REMEDY, Outcome
 from eval.metrics import Tally
 from eval.report import print_report
 from eval.results import EvalResult, ResultError, load_result
+from eval.suites import load_suite
 from tinydispatch.formats import reference_date_text, render_calls, with_reference_date
 from tinydispatch.tools import Message, Role
 

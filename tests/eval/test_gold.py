@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eval.backends import Request
-from eval.cases import load_suite
 from eval.evaluate import evaluate
 from eval.gold import gold_backend
+from eval.suites import load_suite
 from scripts import evaluate as script
 from tests.eval.test_bfcl import GOLD, write
 

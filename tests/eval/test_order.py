@@ -11,10 +11,10 @@ import pytest
 
 from eval.backends import Failure, Generation, Request
 from eval.backends.base import ClosesOnExit
-from eval.cases import load_suite
+from eval.cases import by_shared_beginning
 from eval.evaluate import evaluate
 from eval.gold import gold_backend
-from eval.order import by_shared_beginning
+from eval.suites import load_suite
 from tinydispatch.formats import render_prompt, with_reference_date
 
 

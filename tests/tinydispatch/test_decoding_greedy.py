@@ -158,6 +158,6 @@ def test_a_grammar_that_gives_up_before_a_name_is_written_names_the_tools_on_off
     limited = SimpleNamespace(LLMatcher=partial(llguidance.LLMatcher, limits=small))
     monkeypatch.setattr("tinydispatch.engine.llguidance", limited)
     tools = [Tool(f"tool_{number}", "", {"type": "object", "properties": {}}) for number in range(60)]
-    with pytest.raises(GrammarError, match="tool 'tool_0, tool_1, .*: the grammar failed") as caught:
+    with pytest.raises(GrammarError, match=r"tool 'tool_0, tool_1, .*: the grammar failed") as caught:
         _complete(PlaybackRuntime(formats.render_calls([ToolCall("tool_7", {})])), tools=tools)
     assert caught.value.tool.endswith("tool_59")

@@ -116,3 +116,13 @@ def test_that_no_connection_can_be_accepted_is_told_rarely(caplog: pytest.LogCap
         (1_000, "Too many open files"),
         (1_000, "Too many open files"),
     ]
+
+
+def test_who_has_asked_before_stays_when_the_silent_come() -> None:
+    with running(limits=Limits(max_connections=5)) as server, _silent(server, 1) as (known,):
+        known.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert known.recv(4096).startswith(b"HTTP/1.1 200")
+        with _silent(server, 20) as connections:
+            wait_until(lambda: sum(map(_is_closed, connections)) >= 10, 30)
+            known.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert known.recv(4096).startswith(b"HTTP/1.1 200")

@@ -139,7 +139,7 @@ def _answer(dispatch: Dispatch) -> Any:
 
 def _document(dispatch: Dispatch, load_ms: float) -> dict[str, Any]:
     document = asdict(dispatch)
-    del document["logprobs"]
+    del document["logprobs"], document["written"]
     document["timings"] = {"load_ms": load_ms, **document["timings"]}
     document["timings"] = {name: round(value, 2) for name, value in document["timings"].items()}
     return document

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
+from tinydispatch.folders import append_whole
 from tinydispatch.layers.tool_calls import CallStatus, ToolOutcome
 from tinydispatch.tools import ToolCall
+
+_LOG = logging.getLogger(__name__)
 
 
 class LedgerError(ValueError):
@@ -19,7 +23,8 @@ class LedgerError(ValueError):
 class Ledger:
     """Remembers calls; with a file, over restarts too. Safe for use from several threads.
 
-    A call is written down before it starts. One that was started and whose end is not known counts as unknown.
+    A call is written down before it starts; where that cannot be done (the disk is full), it does not start. One that
+    was started and whose end is not known, or could not be written down, counts as unknown after a restart.
 
     Raises:
         LedgerError: the file is there and damaged; names the line.
@@ -34,16 +39,21 @@ class Ledger:
             self._read(path)
 
     def begin(self, key: str, call: ToolCall) -> ToolOutcome | None:
-        """None when the call is new and now belongs to the caller; else how it ended, UNKNOWN if it has not yet."""
+        """None when the call is new and now belongs to the caller; else how it ended, UNKNOWN if it has not yet.
+
+        REFUSED: the call cannot be written down, and may not start.
+        """
         with self._lock:
             if key in self._ended and self._ended[key].status is not CallStatus.FAILED:
                 return self._ended[key]
             if key in self._started:
                 return ToolOutcome(call, key, CallStatus.UNKNOWN, error="was started before; how it ended is not known")
             # A failed call had no effect: trying it once more is a new start.
+            started = {"name": call.name, "arguments": dict(call.arguments)}
+            if problem := self._write({"key": key, "started": started}):
+                return ToolOutcome(call, key, CallStatus.REFUSED, error=f"was not made: {problem}")
             self._started.add(key)
             self._ended.pop(key, None)
-            self._write({"key": key, "started": {"name": call.name, "arguments": dict(call.arguments)}})
             return None
 
     def end(self, outcome: ToolOutcome) -> None:
@@ -55,21 +65,31 @@ class Ledger:
             self._ended[outcome.key] = outcome
             ended = {"status": str(outcome.status), "value": outcome.value, "error": outcome.error}
             call = {"name": outcome.call.name, "arguments": dict(outcome.call.arguments)}
-            self._write({"key": outcome.key, "ended": ended, "call": call})
+            # Where it cannot be written, this process knows it all the same, and the next one that it is not known.
+            if problem := self._write({"key": outcome.key, "ended": ended, "call": call}):
+                _LOG.error("the end of call %s of %s stands nowhere: %s", outcome.key, outcome.call.name, problem)
 
     def known(self, key: str) -> ToolOutcome | None:
         """How the call ended, where that is known."""
         with self._lock:
             return self._ended.get(key)
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any]) -> str:
+        """Append a line, or nothing; why it could not be written, "" where it was."""
         if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the call may start only after this is safe from a power cut
+            return ""
+        data = json.dumps(line, ensure_ascii=True, default=str).encode("ascii") + b"\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                append_whole(descriptor, data)
+                os.fsync(descriptor)  # the call may start only after this is safe from a power cut
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return f"{self._path}: the ledger cannot be written: {error.strerror}"
+        return ""
 
     def _read(self, path: Path) -> None:
         data = path.read_bytes()

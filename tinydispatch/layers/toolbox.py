@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,13 @@ from tinydispatch.layers.tool_calls import BoundTool, CallContext, CallStatus, T
 from tinydispatch.layers.worker import Finished, run_with_timeout
 from tinydispatch.tools import Tool, ToolCall
 
-_ADDRESS = re.compile(r"[^\s<>,;:\"'()@/]+@[^\s<>,;:\"'()@/]+\.[^\s<>,;:\"'()@/]+|https?://[^\s\"'<>)]+", re.IGNORECASE)
+# With a scheme, without one (//host/…), and as people write it (www.host, host.com/…); every repetition is bounded.
+_LINK = (
+    r"[a-z][a-z0-9+.-]{0,20}:[/\\]{1,9}[^\s\"'<>)]+|(?<![\w:/\\])[/\\]{2}[^\s\"'<>)/\\]+\.[^\s\"'<>)]+"
+    r"|\bwww\.[^\s\"'<>)]+|\b(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?::\d{1,5})?[/?#][^\s\"'<>)]*"
+)
+_ADDRESS = re.compile(rf"[^\s<>,;:\"'()@/\\?=&#]{{1,64}}@[^\s<>,;:\"'()@/\\]{{1,255}}|{_LINK}", re.IGNORECASE)
+_IS_LINK = re.compile(_LINK, re.IGNORECASE)
 # Two attempts wait 0.2 s between them, three 0.6 s in all.
 _FIRST_WAIT_S = 0.2
 
@@ -24,8 +31,8 @@ class ToolPolicy:
     """What may be run, and how often it is tried.
 
     `allowed`: names, None for all. `is_confirming`: a person agrees to each call with side effects. Whatever it says, a
-    call with side effects that names an e-mail address or a link that the user never wrote is agreed to by a person:
-    the model may have it from a tool's result.
+    call with side effects that names an e-mail address that the user never wrote, and any call that names such a link,
+    is agreed to by a person: the model may have it from a tool's result, and to read from a link is to write to it.
     """
 
     allowed: frozenset[str] | None = None
@@ -124,11 +131,18 @@ class Toolbox:
         return None
 
     def _unagreed(self, call: ToolCall, key: str, permission: Permission) -> ToolOutcome | None:
-        if not self._tools[call.name].has_side_effects or key in permission.agreed:
+        has_side_effects = self._tools[call.name].has_side_effects
+        foreign = foreign_addresses(call, permission.words)
+        if not has_side_effects:
+            # Whoever fetches a link tells its host what stands in it.
+            foreign = tuple(address for address in foreign if is_link(address))
+            if not foreign:
+                return None
+        if key in permission.agreed:
             return None
         if key in permission.declined:
             return ToolOutcome(call, key, CallStatus.DECLINED, error="the user does not want this call to be made")
-        if foreign := foreign_addresses(call, permission.words):
+        if foreign:
             reason = f"names {', '.join(foreign)}, which the user has not written"
             return ToolOutcome(call, key, CallStatus.UNCONFIRMED, error=reason)
         if self.policy.is_confirming:
@@ -137,6 +151,8 @@ class Toolbox:
 
     def _again(self, before: ToolOutcome, deadline: float) -> ToolOutcome:
         """A call that was begun earlier: its result of then; or, where none is known, what can do no harm."""
+        if before.status is CallStatus.REFUSED:
+            return before
         if before.status is not CallStatus.UNKNOWN:
             return replace(before, is_replayed=True)
         settled = self._settle(before)
@@ -218,9 +234,33 @@ def foreign_addresses(call: ToolCall, words: Sequence[str]) -> tuple[str, ...]:
     """E-mail addresses and links in the arguments that nobody wrote to us."""
     # Compared as wholes: "jo@kew.co" is no part of what was written by writing "jo@kew.com".
     known = {address.lower() for text in words for address in _addresses(text)}
-    found = _addresses(json.dumps(dict(call.arguments), ensure_ascii=False))
+    found = [address for text in _texts(dict(call.arguments)) for address in _addresses(text)]
     return tuple(dict.fromkeys(address for address in found if address.lower() not in known))
 
 
+def is_link(address: str) -> bool:
+    """Whether it leads somewhere, rather than to a person."""
+    return _IS_LINK.match(address) is not None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, its keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
 def _addresses(text: str) -> list[str]:
-    return [address.rstrip(".,;:!?") for address in _ADDRESS.findall(text)]
+    # As whoever takes them will read them: full-width letters, other dots, and characters that are not seen.
+    plain = unicodedata.normalize("NFKC", text).translate(_DOTS)
+    plain = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    return [address.rstrip(".,;:!?") for address in _ADDRESS.findall(plain)]
+
+
+_DOTS = str.maketrans({"\u3002": ".", "\uff61": "."})
