@@ -123,7 +123,8 @@ def _health(connection: socket.socket) -> bytes:
     connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
-        assert (piece := connection.recv(4096)), answer
+        piece = connection.recv(4096)
+        assert piece, answer
         answer += piece
     return answer
 
