@@ -46,7 +46,7 @@ bench-train: $(VENV)/.installed
 bench-gguf: $(VENV)/.installed
 	$(BIN)/python -m scripts.bench_opt $(if $(PATCHED),--patched $(PATCHED)) $(OPTIONS)
 
-# Three retrainings of nano in a row: promoted, refused, skipped.
+# Four retrainings of nano in a row: promoted, refused, inconclusive, skipped.
 retrain-demo: $(VENV)/.installed
 	$(BIN)/python -m scripts.retrain_demo
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class CardError(ValueError):
@@ -15,7 +16,10 @@ class CardError(ValueError):
 
 @dataclass(frozen=True)
 class SourceCard:
-    """One source, in rows: read = kept + the sum of `rejected`; `joined` of the kept are trained in longer rows."""
+    """One source, in rows: read = kept + the sum of `rejected`; `joined` of the kept are trained in longer rows.
+
+    `repeated` lines of train.jsonl stand there once more, because the source has a `weight` above 1.
+    """
 
     kind: str
     path: str | None
@@ -25,6 +29,7 @@ class SourceCard:
     kept: int
     joined: int
     rejected: Mapping[str, int]
+    repeated: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,10 @@ class LengthHistogram:
 class DataCard:
     """What `data_card.json` holds: read = train + heldout + joined + the sum of `rejected`.
 
-    `train` and `heldout` count conversations, one a line; `joined` counts rows whose turn is trained within one of
-    them. Counts by reason, category, calls and tools are of rows. `evaluation_texts` and `overlaps` are by suite: the
-    user turns of its cases, and the rows rejected for sharing one; a row that shares one with two suites counts twice.
+    `train` and `heldout` count conversations, each once, whatever the weight of its source; `joined` counts rows whose
+    turn is trained within one of them. Counts by reason, category, calls and tools are of rows. `evaluation_texts` and
+    `overlaps` are by suite: the user turns of its cases, and the rows rejected for sharing one; a row that shares one
+    with two suites counts twice.
     """
 
     data_hash: str
@@ -66,6 +72,12 @@ class DataCard:
     evaluation_texts: Mapping[str, int]
     overlaps: Mapping[str, int]
     lengths: LengthHistogram
+    truth: Mapping[str, Any]  # data/truth.py: by tool and argument, personal data, different answers
+
+    @property
+    def repeated(self) -> int:
+        """Lines of train.jsonl that stand there once more, by the weight of their source."""
+        return sum(source.repeated for source in self.sources)
 
     @property
     def kept(self) -> int:

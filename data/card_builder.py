@@ -24,6 +24,7 @@ class _Tally:
     read: int = 0
     kept: int = 0
     joined: int = 0
+    repeated: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
 
 
@@ -65,11 +66,12 @@ class CardBuilder:
                 {"row": rejected.row_id, "detail": sample_of(rejected.detail), "sample": sample_of(rejected.sample)}
             )
 
-    def add_kept(self, record: Record, *, is_joined: bool = False) -> None:
-        """Count a row that was written, or whose turn is trained within another row's conversation."""
+    def add_kept(self, record: Record, *, is_joined: bool = False, times: int = 1) -> None:
+        """Count a row that was written so many times, or whose turn is trained within another row's conversation."""
         tally = self._tallies[-1]
         tally.read += 1
         tally.kept += 1
+        tally.repeated += times - 1
         counts = self._counts
         if is_joined:
             tally.joined += 1
@@ -108,11 +110,16 @@ class CardBuilder:
         """What the first row rejected for this reason said."""
         return self._samples[reason][0]["detail"]
 
-    def build(self, sources: Sequence[Mapping[str, Any]], data_hash: str) -> DataCard:
+    def build(self, sources: Sequence[Mapping[str, Any]], data_hash: str, truth: Mapping[str, Any]) -> DataCard:
         """The finished card; `sources` holds kind, path, licence and revision of each source in reading order."""
         cards = tuple(
             SourceCard(
-                **source, read=tally.read, kept=tally.kept, joined=tally.joined, rejected=_by_count(tally.rejected)
+                **source,
+                read=tally.read,
+                kept=tally.kept,
+                joined=tally.joined,
+                rejected=_by_count(tally.rejected),
+                repeated=tally.repeated,
             )
             for source, tally in zip(sources, self._tallies, strict=True)
         )
@@ -140,6 +147,7 @@ class CardBuilder:
             evaluation_texts={suite: len(texts) for suite, texts in self._suites.items()},
             overlaps={suite: counts["overlaps"][suite] for suite in self._suites},
             lengths=histogram(self._lengths, self._length_unit),
+            truth=truth,
         )
 
 

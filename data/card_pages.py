@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from data.card import DataCard, LengthHistogram
 from data.rejected import RejectReason
+from data.truth import rows_of
 
 _BAR_CHARS = 40
 _PLOT_WIDTH, _PLOT_HEIGHT, _AXIS = 720, 180, 24
@@ -28,6 +29,8 @@ def markdown(card: DataCard) -> str:
     lines += _markdown_table(_SOURCE_HEAD, _source_rows(card), "## Sources")
     for title, counts in _tables(card):
         lines += _markdown_table(("", "rows"), [(name, str(n)) for name, n in counts.items()] or [("none", "0")], title)
+    for title, head, rows in rows_of(card.truth):
+        lines += _markdown_table(head, rows or [("none", *[""] * (len(head) - 1))], f"## {title}")
     lines += [*_markdown_lengths(card.lengths), *_markdown_rejections(card)]
     return "\n".join(lines)
 
@@ -44,7 +47,9 @@ def page(card: DataCard) -> str:
         _plot(card.lengths),
         '<div class="columns">',
         *(f"<div><h2>{_text(title.lstrip('# '))}</h2>{_html_counts(counts)}</div>" for title, counts in _tables(card)),
-        "</div><h2>Rejected</h2>",
+        "</div>",
+        *(f"<h2>{_text(title)}</h2>{_html_table(head, rows)}" for title, head, rows in rows_of(card.truth)),
+        "<h2>Rejected</h2>",
         *(_html_rejection(card, reason, count) for reason, count in card.rejected.items()),
         "" if card.rejected else "<p>Nothing.</p>",
     ]
@@ -53,8 +58,9 @@ def page(card: DataCard) -> str:
 
 def _equation(card: DataCard) -> str:
     joined = f" + {card.joined:,} joined into these" if card.joined else ""
+    repeated = f" (and {card.repeated:,} lines more, by the sources' weights)" if card.repeated else ""
     return (
-        f"{card.read:,} rows read = {card.train:,} for training + {card.heldout:,} held out{joined} + "
+        f"{card.read:,} rows read = {card.train:,} for training{repeated} + {card.heldout:,} held out{joined} + "
         f"{sum(card.rejected.values()):,} rejected."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.rejected import Rejected, RejectReason, sample_of
+from data.sources.tagged import call_marker
 from tinydispatch.tools import Conversation, Message, Role, check_calls
 
 
@@ -24,7 +25,18 @@ def check_conversation(conversation: Conversation) -> Rejected | None:
         return reject(conversation, RejectReason.NOTHING_TRAINED, "every assistant turn is left out of the loss")
     if any(not message.content.strip() and not message.tool_calls for message in trained):
         return reject(conversation, RejectReason.EMPTY_REPLY, "a trained turn with neither text nor a call")
+    for message in trained:
+        if message.content and (marker := _marker(message.content, conversation)) is not None:
+            return reject(conversation, RejectReason.CALL_IN_TEXT, f"{marker!r} in a reply that is trained as text")
     return _check_calls(conversation, trained)
+
+
+def _marker(text: str, conversation: Conversation) -> str | None:
+    """What says that a text holds a call: a format's marker, or the name of a tool with a bracket, as in Python."""
+    if (marker := call_marker(text)) is not None:
+        return marker
+    begin, bracket, _ = text.lstrip("[`\n ").partition("(")
+    return f"{begin}(" if bracket and any(tool.name == begin for tool in conversation.tools) else None
 
 
 def _check_calls(conversation: Conversation, trained: Sequence[Message]) -> Rejected | None:

@@ -24,9 +24,15 @@ class FitStep(StrEnum):
 
 
 class _Source(_Section):
-    """What every source has. `max_rows` reads the first so many rows: files sorted by topic are not sampled evenly."""
+    """What every source has.
+
+    `max_rows` takes so many rows of a file or folder, whole dialogues drawn by hash from all of it; more data later
+    changes few of them. Of a generated source they are the first ones. `weight` says how often a conversation is
+    trained in an epoch: 0.5 is every other one, drawn by hash, 3 is each three times. What is held out keeps its size.
+    """
 
     max_rows: int | None = Field(default=None, ge=1)
+    weight: float = Field(default=1.0, gt=0, le=100)
     licence: str | None = Field(default=None, description="as the data card shall state it")
     revision: str | None = Field(
         default=None, description="of a Hub data set: branch, tag or commit; of files: what the data card states"
@@ -214,6 +220,14 @@ class AugmentConfig(_Section):
     shuffle_tools: float = Field(default=0, ge=0, le=1, description="conversations whose tools change order")
 
 
+class PersonalData(StrEnum):
+    """What becomes of rows with personal data or secrets; the data card counts them by class in any case."""
+
+    KEEP = "keep"
+    MASK = "mask"  # made-up values of the same form take their place, in request and call alike
+    DROP = "drop"
+
+
 class DataConfig(_Section):
     """Everything that decides what ends up in train.jsonl, apart from the run's seed."""
 
@@ -227,6 +241,9 @@ class DataConfig(_Section):
     fit: tuple[FitStep, ...] = Field(default=tuple(FitStep), description="how longer ones are made to fit first")
     join_prefixes: bool = Field(
         default=True, description="rows that are beginnings of a longer one become one conversation, each turn trained"
+    )
+    personal_data: PersonalData | dict[str, PersonalData] = Field(
+        default=PersonalData.KEEP, description="keep, mask or drop; or by class ({email: mask, card: drop})"
     )
     augment: AugmentConfig = AugmentConfig()
     # Below 0.8 the search for candidates (data/near_duplicates.py) would start to miss pairs.

@@ -17,9 +17,9 @@ import yaml
 
 from data.synth.domains import Clause
 from data.synth.grammar import PhraseError, Segment, SlotRef, Text, choose, parse, slot_refs
+from data.synth.lexicon import WordLoader, tables
 from data.synth.phrasing import dress
 from data.synth.schemas import UnsayableError, filled_from_schema
-from data.synth.tables import WordLoader, tables
 from data.synth.values import SCALARS, Context, Filled, computed, copied
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall
 

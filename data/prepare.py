@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,10 @@ from data.card import CardError, DataCard
 from data.card_builder import CardBuilder
 from data.card_pages import markdown, page
 from data.config import (
+    GENERATED,
     CatalogueSource,
     DataConfig,
+    DispatchLogSource,
     IntentsSource,
     PhrasesSource,
     SourceConfig,
@@ -37,8 +40,9 @@ from data.rejected import Rejected, RejectReason, sample_of
 from data.shards import Record, read_records, read_with_lines
 from data.sources import check_source, read_source
 from data.sources.files import content_hash, data_files
-from data.split import Split
-from data.store import ConversationWriter, data_hash, with_trained_turns
+from data.split import Split, copies, sampled
+from data.store import ConversationWriter, data_hash, read_conversations, with_trained_turns
+from data.truth import truth_of
 from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
 from tinydispatch.tools import Conversation, Tool
@@ -93,6 +97,22 @@ def prepare(
         check_source(source, f"data.sources.{index}", default_tools)
     config = config.model_copy(update={"sources": tuple(map(fetched, config.sources))})
     suites = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
+    mask = os.umask(0o077) if _is_private(config) else None
+    try:
+        return _prepared(config, seed, suites, count_tokens, default_tools, out_dir)
+    finally:
+        if mask is not None:
+            os.umask(mask)
+
+
+def _prepared(
+    config: DataConfig,
+    seed: int,
+    suites: Mapping[str, Sequence[str]],
+    count_tokens: CountTokens | None,
+    default_tools: Sequence[Tool],
+    out_dir: Path,
+) -> PreparedData:
     job = _job(config, seed, suites, count_tokens, default_tools, out_dir)
     builder = CardBuilder("tokens" if count_tokens else "characters", suites)
     try:
@@ -105,6 +125,16 @@ def prepare(
     return prepared
 
 
+def _is_private(config: DataConfig) -> bool:
+    """Whether what is written is for its owner alone: as its most private source, and every log is private."""
+    paths = [
+        source.path for source in config.sources if not isinstance(source, SynthSource) and source.path is not None
+    ]
+    return any(isinstance(source, DispatchLogSource) for source in config.sources) or any(
+        not path.stat().st_mode & 0o077 for path in paths
+    )
+
+
 def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
     config = job.config
     progress = Progress(_total_bytes(config))
@@ -113,14 +143,16 @@ def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
     finally:
         progress.close()
     sources = list(zip(config.sources, shards, strict=True))
-    decisions = decide(lambda: _records(job.folder, sources), config.near_duplicate_threshold)
+    samples = [_sample(job.folder, source, shards) for source, shards in sources]
+    decisions = decide(lambda: _records(job.folder, sources, samples), config.near_duplicate_threshold)
     paths = _paths(out_dir)
     with ConversationWriter(paths[Split.TRAIN]) as train, ConversationWriter(paths[Split.HELDOUT]) as heldout:
         writers = {Split.TRAIN: train, Split.HELDOUT: heldout}
-        _write_rows(job.folder, sources, decisions, builder, writers)
+        _write_rows(job.folder, sources, samples, decisions, builder, writers)
         _require_training_rows(builder, config)
-        digest = data_hash(train.finish(), heldout.finish())
-        card = builder.build([_provenance(source, job.seed) for source in config.sources], digest)
+        files = (train.finish(), heldout.finish())
+        truth = truth_of(read_conversations(files[0]), builder.train)
+        card = builder.build([_provenance(each, job.seed) for each in config.sources], data_hash(*files), truth)
         _commit(out_dir, writers, card)
     return PreparedData(paths[Split.TRAIN], paths[Split.HELDOUT], card)
 
@@ -144,25 +176,56 @@ def _paths(out_dir: Path) -> dict[Split, Path]:
 _Sources = Sequence[tuple[SourceConfig, tuple[int, ...]]]
 
 
-def _records(folder: Path, sources: _Sources) -> Iterator[Record]:
-    for source, shards in sources:
-        rows = (record for shard in shards for record in read_records(folder, shard))
-        yield from islice(rows, source.max_rows)
+_Sample = set[int] | None  # rows of a source; None: all
+
+
+def _sample(folder: Path, source: SourceConfig, shards: Sequence[int]) -> _Sample:
+    """The rows that `max_rows` takes."""
+    if source.max_rows is None or isinstance(source, GENERATED):
+        return None  # of generated rows no more than that were made
+    records = (record for shard in shards for record in read_records(folder, shard))
+    return sampled([_dialogue(record) for record in records], source.max_rows)
+
+
+def _dialogue(record: Record) -> str:
+    return record.dialogue_id or record.row_id  # a rejected row may belong to none
+
+
+def _taken(
+    source: SourceConfig, sample: _Sample, rows: Iterable[tuple[Record, bytes]]
+) -> Iterator[tuple[Record, bytes]]:
+    """The rows of a sample; those of training that a weight below 1 leaves out are rejected for it."""
+    for place, (record, line) in enumerate(rows):
+        if sample is not None and place not in sample:
+            continue
+        is_trained = not record.reason and record.side == Split.TRAIN
+        if is_trained and not copies(_dialogue(record), source.weight):
+            detail = f"the weight of its source is {source.weight:g}"
+            yield Record(record.row_id, str(RejectReason.LEFT_OUT_BY_WEIGHT), detail), b""
+        else:
+            yield record, line
+
+
+def _records(folder: Path, sources: _Sources, samples: Sequence[_Sample]) -> Iterator[Record]:
+    for (source, shards), sample in zip(sources, samples, strict=True):
+        rows = ((record, b"") for shard in shards for record in read_records(folder, shard))
+        yield from (record for record, _ in _taken(source, sample, rows))
 
 
 def _write_rows(
     folder: Path,
     sources: _Sources,
+    samples: Sequence[_Sample],
     decisions: Decisions,
     builder: CardBuilder,
     writers: Mapping[Split, ConversationWriter],
 ) -> None:
     position = 0
-    for source, shards in sources:
+    for (source, shards), sample in zip(sources, samples, strict=True):
         builder.start_source()
         rows = (row for shard in shards for row in read_with_lines(folder, shard))
-        for record, line in islice(rows, source.max_rows):
-            _write_row(position, record, line, decisions, builder, writers)
+        for record, line in _taken(source, sample, rows):
+            _write_row(position, record, line, source.weight, decisions, builder, writers)
             position += 1
 
 
@@ -170,6 +233,7 @@ def _write_row(
     position: int,
     record: Record,
     line: bytes,
+    weight: float,
     decisions: Decisions,
     builder: CardBuilder,
     writers: Mapping[Split, ConversationWriter],
@@ -183,8 +247,11 @@ def _write_row(
     elif verdict.fate is Fate.WRITTEN:
         text = line.decode()
         split = Split.TRAIN if record.side == Split.TRAIN else Split.HELDOUT
-        writers[split].write_line(with_trained_turns(text, verdict.joined) if verdict.joined else text)
-        builder.add_kept(record)
+        text = with_trained_turns(text, verdict.joined) if verdict.joined else text
+        times = copies(_dialogue(record), weight) if split is Split.TRAIN else 1
+        for _ in range(times):
+            writers[split].write_line(text)
+        builder.add_kept(record, times=times)
     else:
         builder.add_rejected(
             Rejected(RejectReason(verdict.fate), verdict.detail, record.row_id, sample_of(record.text))
@@ -234,7 +301,7 @@ def _work_folder(
         {suite: list(texts) for suite, texts in suites.items()},
         _counter_mark(count_tokens),
         [tool.to_openai() for tool in default_tools],
-        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in [*_inputs(config), *code]],
+        [[str(file), content_hash(file)] for file in [*_inputs(config), *code]],
     ]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     folder = out_dir / "data" / _WORK / name

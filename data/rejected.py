@@ -18,8 +18,10 @@ class RejectReason(StrEnum):
     INVALID_ANSWER = "invalid_answer"
     GAVE_UP = "gave_up"
     NOT_ACCEPTED = "not_accepted"
+    DECIDED_ELSEWHERE = "decided_elsewhere"
     THOUGHT_ONLY = "thought_only"
     MALFORMED_CALL = "malformed_call"
+    CALL_IN_TEXT = "call_in_text"
     INVALID_TOOLS = "invalid_tools"
     AMBIGUOUS_TOOL = "ambiguous_tool"
     UNKNOWN_TOOL = "unknown_tool"
@@ -30,7 +32,9 @@ class RejectReason(StrEnum):
     EMPTY_REPLY = "empty_reply"
     UNSTORABLE = "unstorable"
     UNRENDERABLE = "unrenderable"
+    PERSONAL_DATA = "personal_data"
     DUPLICATE = "duplicate"
+    LEFT_OUT_BY_WEIGHT = "left_out_by_weight"
     NEAR_DUPLICATE = "near_duplicate"
     EVALUATION_OVERLAP = "evaluation_overlap"
     TOO_LONG = "too_long"
@@ -66,8 +70,10 @@ _MEANINGS = {
     RejectReason.INVALID_ANSWER: "the source itself marks the answer as not valid",
     RejectReason.GAVE_UP: "the dialogue ends in giving up",
     RejectReason.NOT_ACCEPTED: "the answer was refused, or not corrected, and nobody said what is right",
+    RejectReason.DECIDED_ELSEWHERE: "another line says what a person decided about this one, and is read in its place",
     RejectReason.THOUGHT_ONLY: "the last turn is a thought without an action",
     RejectReason.MALFORMED_CALL: "a call whose arguments cannot be read as an object",
+    RejectReason.CALL_IN_TEXT: "a trained reply holds a call, or its marker, as text that no reader takes apart",
     RejectReason.INVALID_TOOLS: "the list of tools cannot be read, is empty or holds no JSON schema",
     RejectReason.AMBIGUOUS_TOOL: "a call names a tool that is listed twice with different definitions",
     RejectReason.UNKNOWN_TOOL: "a call names a tool that was not offered",
@@ -78,7 +84,9 @@ _MEANINGS = {
     RejectReason.EMPTY_REPLY: "a trained assistant turn has neither text nor a call",
     RejectReason.UNSTORABLE: "a value that JSON or UTF-8 cannot express (infinity, half a character)",
     RejectReason.UNRENDERABLE: "the model's chat template refuses the conversation",
+    RejectReason.PERSONAL_DATA: "holds personal data or a secret of a class that data.personal_data drops",
     RejectReason.DUPLICATE: "equal to an earlier row",
+    RejectReason.LEFT_OUT_BY_WEIGHT: "the weight of its source is below 1",
     RejectReason.NEAR_DUPLICATE: "the same answer to nearly the same request as an earlier row",
     RejectReason.EVALUATION_OVERLAP: "shares its request with an evaluation case",
     RejectReason.TOO_LONG: "longer than max_length_tokens, whatever was shortened",
@@ -126,6 +134,9 @@ class Repair(StrEnum):
     MISSING_RETURN_TYPE = "missing_return_type"
     CALL_TAG_LEFT_OPEN = "call_tag_left_open"
     ANSWER_CORRECTED = "answer_corrected"
+    CALL_READ_FROM_TEXT = "call_read_from_text"
+    FILLED_NULLS_DROPPED = "filled_nulls_dropped"
+    PERSONAL_DATA_MASKED = "personal_data_masked"
 
 
 @dataclass(frozen=True)

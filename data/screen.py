@@ -12,15 +12,17 @@ import msgspec
 
 from data.augment import Augmenter
 from data.clean import check_conversation, reject
-from data.config import GENERATED, DataConfig, SourceConfig
+from data.config import GENERATED, DataConfig, PersonalData, SourceConfig
 from data.fit import CountTokens, Fitted, fit
 from data.groups import Categories, GroupAssigner, level_of_folder
 from data.near_duplicates import answer_key, bands_of, request_text
 from data.overlap import OverlapIndex
-from data.rejected import Rejected, RejectReason
+from data.rejected import Rejected, RejectReason, Repair
 from data.shards import Record
 from data.split import Split, split_of
 from data.store import StoreError, encode, message_text, tools_text
+from data.truth import clear
+from tinydispatch.redaction import Redactor
 from tinydispatch.tools import Conversation, Message, Role, Tool
 
 
@@ -56,6 +58,10 @@ class Screen:
             for index, (source, known) in enumerate(zip(config.sources, categories, strict=False))
             if known is not None and (groups := getattr(source, "groups", None)) is not None
         }
+        policy = config.personal_data
+        by_class = policy if isinstance(policy, dict) else dict.fromkeys(Redactor().classes, policy)
+        self._personal = {kind: each for kind, each in by_class.items() if each is not PersonalData.KEEP}
+        self._redactor = Redactor().only(self._personal)
         # The rows of one dialogue share their request.
         self._match = lru_cache(maxsize=256)(self._overlap.match_texts)
 
@@ -81,6 +87,16 @@ class Screen:
     def _examine(self, conversation: Conversation, source_index: int, begun: Container[int]) -> Screened | Rejected:
         if (rejected := check_conversation(conversation)) is not None:
             return rejected
+        if self._personal:
+            cleared = clear(conversation, self._redactor)
+            if dropped := [kind for kind in cleared.found if self._personal[kind] is PersonalData.DROP]:
+                # Not shown: a sample of it would stand in the data card.
+                row_id = str(conversation.metadata.get("row_id", conversation.dialogue_id))
+                return Rejected(RejectReason.PERSONAL_DATA, ", ".join(sorted(dropped)), row_id)
+            if cleared.is_changed:
+                repairs = sorted({*conversation.metadata.get("repairs", ()), str(Repair.PERSONAL_DATA_MASKED)})
+                metadata = {**conversation.metadata, "repairs": repairs}
+                conversation = replace(cleared.conversation, metadata=metadata)
         if found := self._match(tuple(m.content for m in conversation.messages if m.role is Role.USER)):
             detail = f"shares '{found[1]}' with '{found[0]}'"
             return replace(reject(conversation, RejectReason.EVALUATION_OVERLAP, detail), about=found[0])
@@ -93,8 +109,9 @@ class Screen:
             conversation, augmented = self._augmenter.augment(conversation)
         source = self._config.sources[source_index]
         try:
-            # With max_rows, a longer row may come after the last one that is read.
-            if source.max_rows is None and (covered := self._covered(conversation, side, augmented, begun)):
+            # With max_rows, a longer row may not be among those that are taken; with a weight, be left out.
+            is_taken_whole = source.max_rows is None and source.weight >= 1
+            if is_taken_whole and (covered := self._covered(conversation, side, augmented, begun)):
                 return self._grouped(covered, conversation, source_index)
             fitted = self._fitted(conversation, source)
             if isinstance(fitted, Rejected):

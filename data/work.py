@@ -220,10 +220,10 @@ _worker: _Worker | None = None
 def _start_worker(job: Job) -> None:
     global _worker
     _worker = _Worker(job, job.screen())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A parent that was killed cannot stop its processes, and they would wait for it forever."""
     parent = parent_process()
     assert parent is not None

@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.matching import REMEDY, Outcome
-from eval.metrics import Comparison, Tally, compare
-from eval.resampling import Difference, paired_bootstrap, require_verdicts
+from eval.metrics import Comparison, Difference, Tally, compare, paired_bootstrap, require_verdicts
 from eval.results import CaseResult, EvalResult
 from tinydispatch.formats import parse_reply
 

@@ -12,13 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.backends import Backend, Failure, Generation, Request, open_backend
-from eval.cases import Case, LenientRule, Suite
+from eval.cases import Case, LenientRule, Suite, by_shared_beginning
 from eval.config import EvalConfig
-from eval.episode_score import score_episode
+from eval.episodes import Played, play, score_episode
 from eval.gold import GOLD, gold_backend
 from eval.matching import Outcome, Score, match
-from eval.order import by_shared_beginning
-from eval.play import Played, play
 from eval.results import CaseResult, EvalResult
 from tinydispatch.formats import parse_reply
 from tinydispatch.tools import Tool
@@ -40,7 +38,7 @@ def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0
         single = by_shared_beginning((case for case in suite.cases if not case.episode), suite)
         for start in range(0, len(single), backend.batch_size):
             batch = single[start : start + backend.batch_size]
-            requests = [Request(case.messages, suite.tools_for(case), case.reference_date, sample) for case in batch]
+            requests = [Request(case.messages, suite.tools_for(case), case.today, sample) for case in batch]
             for case, reply, request in zip(batch, backend.generate(requests), requests, strict=True):
                 results[case.id] = _case_result(case, reply, request.tools, suite.lenient)
             advance(len(batch))
@@ -93,7 +91,7 @@ def score_generation(generation: Generation, case: Case, tools: Sequence[Tool]) 
     """The verdict on a reply. One that was cut off never passes: a server would have nothing to act on."""
     if not generation.is_complete:
         return Score(Outcome.UNPARSEABLE, f"the reply does not end within {generation.tokens} tokens")
-    return match(parse_reply(generation.text), case, tools)
+    return match(parse_reply(generation.text, tools), case, tools)
 
 
 def _case_result(
@@ -110,7 +108,7 @@ def _case_result(
         explanation=_writable(score.explanation),
         latency_s=round(reply.latency_s, 4),
         tokens=reply.tokens,
-        is_lenient_pass=reply.is_complete and lenient.passes(case, parse_reply(reply.text)) if lenient else None,
+        is_lenient_pass=reply.is_complete and lenient.passes(case, parse_reply(reply.text, tools)) if lenient else None,
     )
 
 

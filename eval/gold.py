@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eval.backends import Failure, Generation, PlaybackBackend, Request
 from eval.backends.base import ClosesOnExit
 from eval.cases import Case, Suite
-from eval.play import play
+from eval.episodes import play
 from tinydispatch.formats import render_calls
 
 GOLD = "gold"
@@ -21,7 +21,7 @@ def gold_backend(suites: Sequence[Suite]) -> PlaybackBackend:
     for suite in suites:
         for case in suite.cases:
             if case.episode is None:
-                request = Request(case.messages, suite.tools_for(case), case.reference_date)
+                request = Request(case.messages, suite.tools_for(case), case.today)
                 text = render_calls([wanted.examples()[0] for wanted in case.expected])
                 # One data set may hold a request twice and want different things: they are asked in the suite's order.
                 replies.setdefault(PlaybackBackend.key(request), []).append(text or _WORDS)

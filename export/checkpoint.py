@@ -18,12 +18,12 @@ from export.graph import Family
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory with a supported model; `tensor_files` tells which safetensors file holds which tensor."""
+    """A directory with a supported model; `tensors` tells for each weight its file, and its name there."""
 
     path: Path
     architecture: str
     config: PretrainedConfig
-    tensor_files: Mapping[str, Path]
+    tensors: Mapping[str, tuple[Path, str]]
 
     @property
     def family(self) -> Family:
@@ -32,14 +32,16 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """One weight in the checkpoint's own dtype; only this one is read."""
-        with safe_open(self.tensor_files[name], framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
+        path, stored = self.tensors[name]
+        with safe_open(path, framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(stored)
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """One weight's shape, without reading the weight."""
-        with safe_open(self.tensor_files[name], framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        path, stored = self.tensors[name]
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.get_slice(stored).get_shape())
 
 
 def check_architecture(path: Path) -> str:
@@ -81,23 +83,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     architecture = check_architecture(path)
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    config = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config()
     family = FAMILIES[architecture]
     family.check_variant(path, config)
-    files = _tensor_files(path)
-    _check_tensors(path, config, set(family.tensor_names(config)), set(files))
-    return Checkpoint(path, architecture, config, files)
+    found = _tensors(path, family)
+    _check_tensors(path, config, set(family.tensor_names(config)), set(found))
+    return Checkpoint(path, architecture, config, found)
 
 
-def _tensor_files(path: Path) -> dict[str, Path]:
+def _tensors(path: Path, family: Family) -> dict[str, tuple[Path, str]]:
     files = sorted(path.glob("model*.safetensors"))
     if not files:
         raise ExportError(f"{path}: holds no model*.safetensors; save the model with save_pretrained")
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[Path, str]] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
-                found.update(dict.fromkeys(opened.keys(), file))
+                names = {stored: family.own_name(stored) for stored in opened.keys()}  # noqa: SIM118 (no mapping)
+                found.update({name: (file, stored) for stored, name in names.items() if name is not None})
         except (SafetensorError, OSError) as error:
             raise ExportError(f"{file}: damaged or truncated: {error}") from error
     return found

@@ -47,11 +47,24 @@ class Family:
         name: what the checkpoint calls its architecture.
         check_variant: refuses settings that the graph lacks, each by its name in config.json.
         plan_graph: the file for a configuration that `check_variant` let pass.
+        other_names: architectures that hold such a model of text beside parts that are left out.
+        prefix: what such a checkpoint puts before the names of the text model's weights; a model of text that was
+            loaded from one is saved with it, too.
+        left_out: beginnings of the names of those other parts.
     """
 
     name: str
     check_variant: Callable[[Path, PretrainedConfig], None]
     plan_graph: Callable[[PretrainedConfig, ExportConfig, Quantization], GraphPlan]
+    other_names: tuple[str, ...] = ()
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+
+    def own_name(self, name: str) -> str | None:
+        """A weight's name as the plan has it, whatever stands around the text model; None for another part's."""
+        if name.startswith(self.left_out or ("\0",)):
+            return None
+        return f"model.{name.removeprefix(self.prefix)}" if self.prefix and name.startswith(self.prefix) else name
 
     def tensor_names(self, config: PretrainedConfig) -> list[str]:
         """The checkpoint's weights."""

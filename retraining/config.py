@@ -34,12 +34,23 @@ class IntakeConfig(Section):
     max_share_per_source: float = Field(default=1.0, gt=0, le=1)
     # More from one session are quarantined: somebody, or a script, says the same thing over and over.
     max_per_session: int = Field(default=50, ge=1)
+    # The same for one client's key (`client_id` of a log line): a session's name is the sender's own to make up. None
+    # sets no limit, for a server behind a single key.
+    max_per_client: int | None = Field(default=None, ge=1)
+    # More records than this with the same answer to nearly the same words are quarantined, whoever sent them.
+    max_similar: int = Field(default=50, ge=1)
+    # A link or address that only senders' own words hold is trained once so many sessions have used it.
+    min_sessions_per_address: int = Field(default=2, ge=1)
     # A trained call that sends to an address nobody mentioned is quarantined.
     require_grounded_addresses: bool = True
     # Further rules of what is replaced before anything is written, as the server's log takes them
     # (tinydispatch/redaction.py); the built-in ones always apply.
     redaction: Path | None = None
     after_refusal: AfterRefusal = AfterRefusal.SET_ASIDE
+    # Of the new records of production that a person or a larger model labelled, the latest share become cases of the
+    # gate. No run trains on them while they are; after so many gates they become training data. 0 holds none out.
+    held_share: float = Field(default=0.2, ge=0, lt=1)
+    held_gates: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Self:
@@ -54,25 +65,46 @@ class IntakeConfig(Section):
 class GateConfig(Section):
     """What a challenger has to hold to become champion; `None` sets no limit."""
 
-    suites: tuple[str, ...] = Field(default=("core",), min_length=1)
+    suites: tuple[str, ...] = Field(default=("core", "dev", "unseen_tools"), min_length=1)
+    # Cases that nobody has seen before: made anew for each run by the base run's generated sources (`synth`,
+    # `phrases`). While the cases do not suffice as many again are made, up to `rounds` times in all.
+    generated: int = Field(default=400, ge=0)
+    rounds: int = Field(default=4, ge=1)
     quantization: Quantization = Quantization.Q8_0  # the file that is judged, and promoted
-    # A category, or a suite, counts as worse below this p-value of McNemar's exact test.
-    significance: float = Field(default=0.05, gt=0, lt=1)
+    # The largest loss on the champion, as a share of the cases: on all, and in a category. Both have to be shown.
+    max_loss: float = Field(default=0.03, gt=0, lt=1)
+    max_category_loss: float = Field(default=0.10, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)  # of each one-sided bound
+    refusal_risk: float = Field(default=0.05, gt=0, lt=1)  # to refuse an equal model, over all comparisons
+    min_category_cases: int = Field(default=100, ge=1)  # smaller categories are judged with others of their kind
+    best_of_weeks: int = Field(default=12, ge=0)  # the best champion of so many weeks is an opponent, too; 0: none is
     # Suite → category or "overall" → least pass rate.
     floors: dict[str, dict[str, float]] = Field(default_factory=dict)
-    max_invalid_calls: int = Field(default=0, ge=0)
+    # What the first champion, which has nothing to be compared with, must reach: its pass rate, and invalid replies.
+    first_min_rate: float = Field(default=0.5, ge=0, le=1)
+    first_max_invalid: float = Field(default=0.02, ge=0, le=1)
+    max_invalid_excess: float = Field(default=0.005, ge=0, lt=1)  # invalid replies beyond the champion's
     max_median_latency_ms: float | None = Field(default=None, gt=0)
     max_latency_ratio: float | None = Field(default=None, gt=0)  # challenger's median over the champion's
     max_bytes: int | None = Field(default=None, ge=1)
+    # What the promoted file's confidences are fitted on, so that a server knows which replies to hand up.
+    calibration_suite: str = "dev"
+    calibration_max_error: float = Field(default=0.1, gt=0, lt=1)  # of the replies above the threshold
     self_test: str = Field(default="What's the weather in Oslo tomorrow?", min_length=1)
     self_test_must_call: bool = False
+
+    @property
+    def looks(self) -> int:
+        """How often a run is decided about at most: once more after each round of generated cases."""
+        return self.rounds if self.generated else 1
 
 
 class StageConfig(Section):
     """How long a stage may take, how often it is tried, and what runs it.
 
-    `command` replaces the stage's own (prepare, train, evaluate and export have one); `{config}` stands for the run's
-    YAML file, `{run_dir}` for its folder, `{python}` for this interpreter.
+    `command` replaces the stage's own (prepare, train, evaluate, export and calibrate have one); `{config}` stands for
+    the run's YAML file, `{run_dir}` for its folder, `{gguf}` for the challenger's file, `{python}` for this one's
+    interpreter.
     """
 
     budget_minutes: float | None = Field(default=None, gt=0)
@@ -86,7 +118,7 @@ class HookConfig(Section):
 
     command: tuple[str, ...] | None = Field(default=None, min_length=1)
     webhook: str | None = Field(default=None, pattern=r"^https?://")
-    on: tuple[RunState, ...] = (RunState.PROMOTED, RunState.REFUSED, RunState.FAILED)
+    on: tuple[RunState, ...] = (RunState.PROMOTED, RunState.REFUSED, RunState.INCONCLUSIVE, RunState.FAILED)
 
     @model_validator(mode="after")
     def _has_one_way(self) -> Self:

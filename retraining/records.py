@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.config import DispatchLogSource, SourceConfig
 from data.hub import fetched
 from data.rejected import Rejected
 from data.sources import read_source
-from data.sources.dispatch_log import conversation_from_log
+from data.sources.dispatch_log import conversation_from_log, decided_elsewhere, decided_lines, is_decided
 from data.sources.files import data_files, iter_rows
 from data.store import message_text, tools_text
 from retraining.errors import RetrainError
@@ -31,6 +32,8 @@ class Record:
     source: str
     trust: Trust
     session: str
+    time: str = ""  # when a logged request came, ISO 8601; "" where nobody knows
+    client: str = ""
 
     @property
     def request(self) -> str:
@@ -58,8 +61,20 @@ class Record:
         return row
 
 
-def read_records(source: SourceConfig, default_tools: Sequence[Tool], seed: int) -> Iterator[Record | Rejected]:
+@dataclass(frozen=True)
+class Withdrawn:
+    """An answer that a person rejected; what an earlier run took in of it is trained no more."""
+
+    record: Record
+
+
+def read_records(
+    source: SourceConfig, default_tools: Sequence[Tool], seed: int, decided: frozenset[str] = frozenset()
+) -> Iterator[Record | Rejected | Withdrawn]:
     """Every row of a source, once; Hub data sets are fetched first, and an empty folder holds no rows.
+
+    Args:
+        decided: lines of logs in whose place others stand, in this source or another.
 
     Raises:
         DataFileError: a file cannot be read, or a data set cannot be fetched.
@@ -67,10 +82,10 @@ def read_records(source: SourceConfig, default_tools: Sequence[Tool], seed: int)
     name = source_name(source)
     local = fetched(source)
     path = getattr(local, "path", None)
-    if path is not None and path.is_dir() and not any(path.rglob("*.json*")) and not any(path.rglob("*.parquet")):
+    if path is not None and _is_empty(path):
         return
     if isinstance(local, DispatchLogSource):
-        yield from _read_log(local, name, default_tools)
+        yield from _read_log(local, name, default_tools, decided)
         return
     for found in read_source(local, seed=seed, default_tools=default_tools):
         yield found if isinstance(found, Rejected) else Record(found, name, Trust.CURATED, found.dialogue_id)
@@ -82,18 +97,53 @@ def source_name(source: SourceConfig) -> str:
     return source.kind if place is None else f"{source.kind}:{place}"
 
 
-def _read_log(source: DispatchLogSource, name: str, default_tools: Sequence[Tool]) -> Iterator[Record | Rejected]:
+def decided_in(sources: Sequence[SourceConfig]) -> frozenset[str]:
+    """The lines that a person decided about, in all logs among the sources.
+
+    Raises:
+        DataFileError: a file cannot be read.
+    """
+    paths = [source.path for source in sources if isinstance(source, DispatchLogSource) and source.path is not None]
+    return frozenset(found for path in paths if not _is_empty(path) for found in decided_lines(path))
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.rglob("*.json*")) and not any(path.rglob("*.parquet"))
+
+
+def _read_log(
+    source: DispatchLogSource, name: str, default_tools: Sequence[Tool], decided: frozenset[str]
+) -> Iterator[Record | Rejected | Withdrawn]:
     assert source.path is not None
+    failed = _failed(source)
     count = 0
     for file in data_files(source.path):
         for raw in iter_rows(file, max_rows=source.max_rows):
             if source.max_rows is not None and count >= source.max_rows:
                 return
             count += 1
+            if is_decided(raw.value, decided):
+                yield decided_elsewhere(raw.row_id, raw.value)
+                continue
             row, trust = labelled(raw.value)
+            if trust is Trust.MODEL and isinstance(row, Mapping) and row.get("id") in failed:
+                row = {**row, "is_accepted": False}
             found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
             session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
-            yield found if isinstance(found, Rejected) else Record(found, name, trust, session)
+            client = str(row.get("client_id") or "") if isinstance(row, Mapping) else ""
+            time = str(row.get("time") or "") if isinstance(row, Mapping) else ""
+            if isinstance(row, Mapping) and row.get("decides") and row.get("is_accepted") is False:
+                whole = conversation_from_log({**row, "is_accepted": True}, raw.row_id, default_tools)
+                if not isinstance(whole, Rejected) and isinstance(found, Rejected):
+                    yield Withdrawn(Record(whole, name, trust, session, time, client))
+            yield found if isinstance(found, Rejected) else Record(found, name, trust, session, time, client)
+
+
+def _failed(source: DispatchLogSource) -> set[str]:
+    """The ids of answers of which a later line says that the call failed: their own lines teach nothing either."""
+    assert source.path is not None
+    rows = (raw.value for file in data_files(source.path) for raw in iter_rows(file, max_rows=None))
+    return {str(row["id"]) for row in rows if isinstance(row, Mapping) and row.get("id") and row.get("tool_error")}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ is either there or not, and `settle` finds out which.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from typing import Any
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.ledger import Ledger, Switch, SwitchKind
-from retraining.stages import RunState, Stop
+from retraining.stages import RunState, Stage, Stop
+from tinydispatch.calibration import calibration_path
 from tinydispatch.registry import (
     CHAMPION,
     FALLBACK,
@@ -137,7 +139,8 @@ def adopt(registry: Path, ledger: Ledger, source: Path, self_test: SelfTest) -> 
     settle(registry, ledger)
     details = {"source": source.name}
     digest = sha256_of(source)
-    model = install(registry, source, sha256=digest, run_id=None, self_test=self_test, details=details)
+    beside = beside_model(source)
+    model = install(registry, source, sha256=digest, run_id=None, self_test=self_test, details=details, beside=beside)
     ledger.settle_switch(switch(registry, ledger, SwitchKind.ADOPT, model), took_place=True)
     return model
 
@@ -160,6 +163,50 @@ def rollback(registry: Path, ledger: Ledger) -> RegisteredModel:
     settle(registry, ledger)
     assert all(each.is_done for each in ledger.switches() if each.id == number)
     return model
+
+
+def beside_model(source: Path) -> dict[str, Path]:
+    """What belongs to a GGUF file, by the names that it gets in the registry: its calibration, if there is one."""
+    calibration = calibration_path(source)
+    return {calibration_path(Path(MODEL_FILE)).name: calibration} if calibration.is_file() else {}
+
+
+def best_champion(
+    registry: Path, ledger: Ledger, fingerprints: Mapping[str, str], since: dt.datetime, present: str
+) -> str | None:
+    """The champion since then that passed more of the written suites than the present one, by their own gates' records.
+
+    Models that were rolled back do not count, nor do those that are no longer in the registry. None where the present
+    champion is the best itself.
+
+    Args:
+        fingerprints: of the suites, by name; a record on another version of a suite says nothing.
+    """
+    line = succession(ledger.switches())
+    ends = [each.at for each in line[1:]]
+    recent = {each.model_id for each, end in zip(line, ends, strict=False) if dt.datetime.fromisoformat(end) >= since}
+    rates = {
+        model: rate for model, rate in _recorded_rates(ledger, fingerprints).items() if model in recent | {present}
+    }
+    own = rates.pop(present, None)
+    there = {model: rate for model, rate in rates.items() if (registry / MODELS / model / MODEL_CARD).is_file()}
+    best = max(there, key=lambda model: there[model], default=None)
+    return best if best is not None and (own is None or there[best] > own) else None
+
+
+def _recorded_rates(ledger: Ledger, fingerprints: Mapping[str, str]) -> dict[str, float]:
+    """The pass rate of each model on these versions of the suites, from the gates' records; the latest counts."""
+    promoted = {each.run_id: each.model_id for each in ledger.switches() if each.kind is SwitchKind.PROMOTE}
+    rates = {}
+    for run in ledger.runs():
+        record = ledger.stage(run.id, Stage.COMPARE)
+        if record is None or any(record.result["fingerprints"].get(n) != p for n, p in fingerprints.items()):
+            continue
+        for role, model in (("champion", record.result["champion"]), ("challenger", promoted.get(run.id))):
+            if model is not None:
+                counts = [record.result["rates"][role][name]["overall"] for name in fingerprints]
+                rates[model] = sum(count["hits"] for count in counts) / sum(count["total"] for count in counts)
+    return rates
 
 
 def _mark_rolled_back(registry: Path, ledger: Ledger, each: Switch) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.near_duplicates import NearDuplicateFilter, answer_key, bands_of, request_text
+from data.truth import own_addresses, strange_addresses
 from retraining.config import IntakeConfig
+from retraining.production import Trust
 from retraining.records import PoolRow, Record
-from tinydispatch.tools import Conversation, Role
 
-_ADDRESS = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}|https?://[^\s\"'<>]+")
+_ALIKE = 0.8
 
 
 @dataclass(frozen=True)
@@ -47,47 +48,69 @@ def review(records: Sequence[Record], pool: Sequence[PoolRow], config: IntakeCon
     findings: list[Finding] = []
     rest = sorted(records, key=lambda record: record.key)
     if config.require_grounded_addresses:
-        rest = _without_strange_addresses(rest, findings)
-    rest = _without_floods(rest, config.max_per_session, findings)
+        rest = _without_strange_addresses(rest, config.min_sessions_per_address, findings)
+    rest = _without_floods(rest, [record.session for record in rest], config.max_per_session, "session", findings)
+    if config.max_per_client is not None:
+        rest = _without_floods(rest, [record.client for record in rest], config.max_per_client, "client", findings)
+    rest = _without_floods(rest, _alike(rest), config.max_similar, "kind", findings)
     rest = _without_contradictions(rest, findings)
     kept, rest = _against_pool(pool, rest, findings)
     new = _within_shares(kept, rest, config.max_share_per_source)
     return Reviewed(tuple(kept), tuple(new), tuple(findings), len(pool) - len(kept), len(rest) - len(new))
 
 
-def strange_addresses(conversation: Conversation) -> set[str]:
-    """E-mail addresses and links in trained calls that stand nowhere in what was said or returned before."""
-    said = " ".join(message.content for message in conversation.messages if message.role is not Role.ASSISTANT).lower()
-    texts = (
-        text
-        for message in conversation.messages
-        if message.role is Role.ASSISTANT and message.is_trained
-        for call in message.tool_calls
-        for text in _strings(call.arguments)
-    )
-    return {found for text in texts for found in _ADDRESS.findall(text) if found.lower() not in said}
+def _without_strange_addresses(records: Sequence[Record], least: int, findings: list[Finding]) -> list[Record]:
+    """An address needs a ground: a result, a system message, a person, or several sessions that use it.
 
-
-def _without_strange_addresses(records: Sequence[Record], findings: list[Finding]) -> list[Record]:
+    That its sender says it is none: who wants a model to send somewhere says so. Addresses that redaction has made up
+    stand for a copy of whatever was said, and pass.
+    """
+    sessions: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for address in own_addresses(record.conversation):
+            sessions[address.lower()].add(record.session or record.key)
     kept = []
     for record in records:
-        if strange := strange_addresses(record.conversation):
+        strange = strange_addresses(record.conversation)
+        own = own_addresses(record.conversation) - strange if record.trust < Trust.CURATED else set()
+        few = {address for address in own if len(sessions[address.lower()]) < least}
+        if strange:
             detail = f"a call sends to {', '.join(sorted(strange))}, which nobody mentioned"
+            findings.append(Finding("ungrounded_address", detail, record))
+        elif few:
+            detail = f"a call sends to {', '.join(sorted(few))}, which only its sender mentions"
             findings.append(Finding("ungrounded_address", detail, record))
         else:
             kept.append(record)
     return kept
 
 
-def _without_floods(records: Sequence[Record], limit: int, findings: list[Finding]) -> list[Record]:
-    counts = Counter(record.session for record in records if record.session)
-    floods = {session for session, count in counts.items() if count > limit}
-    findings += [
-        Finding("flood", f"one of {counts[record.session]} records of one session, more than {limit}", record)
-        for record in records
-        if record.session in floods
-    ]
-    return [record for record in records if record.session not in floods]
+def _alike(records: Sequence[Record]) -> list[str]:
+    """For each record of a model's the key of the first with the same answer to nearly the same words; else ""."""
+    near = NearDuplicateFilter(_ALIKE)
+    groups = []
+    for record in records:
+        if record.trust >= Trust.CURATED:
+            groups.append("")
+            continue
+        text = request_text(record.conversation)
+        bands = bands_of(text, answer_key(record.conversation))
+        groups.append(near.find_or_add_text(text, bands, record.key) or record.key)
+    return groups
+
+
+def _without_floods(
+    records: Sequence[Record], groups: Sequence[str], limit: int, of_one: str, findings: list[Finding]
+) -> list[Record]:
+    counts = Counter(group for group in groups if group)
+    kept = []
+    for record, group in zip(records, groups, strict=True):
+        if counts[group] > limit:
+            detail = f"one of {counts[group]} records of one {of_one}, more than {limit}"
+            findings.append(Finding("flood", detail, record))
+        else:
+            kept.append(record)
+    return kept
 
 
 def _without_contradictions(records: Sequence[Record], findings: list[Finding]) -> list[Record]:
@@ -143,10 +166,3 @@ def _within_shares(pool: Sequence[PoolRow], records: Sequence[Record], share: fl
             left[record.source] -= 1
             new.append(record)
     return new
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [text for item in items for text in _strings(item)]

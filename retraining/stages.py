@@ -19,6 +19,7 @@ class Stage(StrEnum):
     EXPORT = "export"
     VERIFY = "verify"
     COMPARE = "compare"
+    CALIBRATE = "calibrate"
     PROMOTE = "promote"
 
 
@@ -28,6 +29,7 @@ class RunState(StrEnum):
     RUNNING = "running"
     PROMOTED = "promoted"
     REFUSED = "refused"
+    INCONCLUSIVE = "inconclusive"
     SKIPPED = "skipped"
     FAILED = "failed"
     ROLLED_BACK = "rolled_back"

@@ -6,6 +6,7 @@ own. Comparing runs here, one file after the other, so that both are measured al
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -16,19 +17,21 @@ from typing import Any
 from data.card import DataCard
 from data.config import OpenAIJsonlSource
 from data.split import Split
-from eval.cases import Suite, load_case_texts, load_suite
+from eval.cases import Suite
 from eval.results import EvalResult
+from eval.suites import load_case_texts, load_suite
+from retraining.cases import HELD, generated_suite, production_suite
 from retraining.config import RetrainConfig, StageConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
-from retraining.gate import Judged, decide
+from retraining.gate import Judged, Verdict, decide
 from retraining.intake import POOL, counted_runs, earlier_runs, take_in
 from retraining.ledger import Ledger, SwitchKind
 from retraining.process import run_command
-from retraining.registry import install, switch
+from retraining.registry import beside_model, best_champion, install, switch
 from retraining.stages import Done, RunState, Stage, Step, StepContext, Stop
 from tinydispatch.bundled import bundled_tools, load_tools
-from tinydispatch.calibration import calibration_path
+from tinydispatch.calibration import calibration_path, load_calibration
 from tinydispatch.registry import SelfTest, champion_id, check_answers, read_champion, read_model, verify_file
 from training.config import RunConfig, dump_run_config, load_run_config
 
@@ -41,7 +44,12 @@ _COMMANDS: dict[Stage, tuple[str, ...]] = {
         "{python}", "-m", "scripts.evaluate", "--config", "{config}", "{run_dir}/checkpoint", "--out", "{run_dir}/eval",
     ),
     Stage.EXPORT: ("{python}", "-m", "scripts.export_gguf", "--config", "{config}"),
+    Stage.CALIBRATE: (
+        "{python}", "-m", "scripts.calibrate_dispatch", "{gguf}", "--suite", "{calibration_suite}",
+        "--max-error", "{calibration_max_error}",
+    ),
 }  # fmt: skip
+_STATE_OF = {Verdict.REFUSE: RunState.REFUSED, Verdict.INCONCLUSIVE: RunState.INCONCLUSIVE}
 # Stages that fetch something: a Hub data set, a base model.
 _NETWORK_ATTEMPTS = {Stage.INTAKE: 4, Stage.PREPARE: 4}
 
@@ -74,6 +82,7 @@ class Work:
             Stage.EXPORT: self.export,
             Stage.VERIFY: self.verify,
             Stage.COMPARE: self.compare,
+            Stage.CALIBRATE: self.calibrate,
             Stage.PROMOTE: self.promote,
         }
         return [self._step(stage, work[stage]) for stage in Stage]
@@ -134,28 +143,58 @@ class Work:
         return Done((), {"sha256": digest, "n_bytes": path.stat().st_size})
 
     def compare(self, context: StepContext) -> Done:
-        """The gate: both files on the same cases, in this process, one after the other."""
-        gate = self.config.gate
+        """The gate: all files on the same cases, one after the other in this process; more where they are too few."""
+        gate, folder = self.config.gate, context.folder / "gate"
+        files = self._candidates(context)
         suites = [load_suite(name) for name in gate.suites]
-        folder = context.folder / "gate"
-        path, opponent = self._challenger(context), self.opponent(context.run_id)
-        champion = None
-        if opponent is not None:
-            model = read_model(self.config.registry, opponent)
-            verify_file(model)
-            champion = Judged(opponent, model.n_bytes, self.evaluate(model.path, suites, "champion", folder))
-        results = self.evaluate(path, suites, "challenger", folder)
-        decision = decide(Judged(context.run_id, path.stat().st_size, results), champion, gate)
+        if (held := production_suite(context.folder / "intake" / HELD, self.config.intake.held_gates)) is not None:
+            suites.append(held)
+        n_asked = 0
+        results: dict[str, list[EvalResult]] = {role: [] for role in files}
+        for number in range(1, gate.looks + 1):
+            train = context.folder / "data" / f"{Split.TRAIN}.jsonl"
+            seed = f"{context.run_id} {number}"
+            made = generated_suite(self.base.data, seed, gate.generated, suites, train)
+            suites += [made] if made is not None else []
+            for role, (_, path, _) in files.items():
+                results[role] += self.evaluate(path, suites[n_asked:], role, folder)
+            n_asked = len(suites)
+            judged = {role: Judged(name, size, results[role]) for role, (name, _, size) in files.items()}
+            decision = decide(judged["challenger"], judged.get("champion"), gate, judged.get("best"))
+            if not decision.wants_cases or made is None:
+                break
         evidence = decision.save(context.folder / DECISION)
-        stop = None if decision.is_promotion else Stop(RunState.REFUSED, decision.reason)
-        medians = {result.suite: result.median_latency_s for result in results}
-        known: dict[str, Any] = {"is_promotion": decision.is_promotion, "reason": decision.reason, "champion": opponent}
+        stop = None if decision.verdict is Verdict.PROMOTE else Stop(_STATE_OF[decision.verdict], decision.reason)
+        medians = {result.suite: result.median_latency_s for result in results["challenger"]}
+        known: dict[str, Any] = {
+            "verdict": str(decision.verdict),
+            "is_promotion": decision.verdict is Verdict.PROMOTE,
+            "reason": decision.reason,
+            "champion": decision.champion,
+        }
         return Done((evidence, *_files(folder)), {**known, **decision.evidence, "median_latency_s": medians}, stop)
+
+    def _candidates(self, context: StepContext) -> dict[str, tuple[str, Path, int]]:
+        """Who is compared, by role: a name, the file, and its size."""
+        found = {}
+        best = self.best(context.run_id)
+        for role, model_id in (("champion", self.opponent(context.run_id)), ("best", best)):
+            if model_id is not None:
+                model = read_model(self.config.registry, model_id)
+                verify_file(model)
+                found[role] = (model.id, model.path, model.n_bytes)
+        path = self._challenger(context)
+        return {**found, "challenger": (context.run_id, path, path.stat().st_size)}
+
+    def calibrate(self, context: StepContext) -> Done:
+        """How far the file's confidences can be believed; the answer goes into the registry with the file."""
+        self._command(Stage.CALIBRATE, context)
+        path = calibration_path(self._challenger(context))
+        return Done((path,), {"threshold": load_calibration(path).threshold})
 
     def promote(self, context: StepContext) -> Done:
         """Into the registry, verified once more there, and then into service."""
         path = self._challenger(context)
-        beside = calibration_path(path)
         model = install(
             self.config.registry,
             path,
@@ -163,7 +202,7 @@ class Work:
             run_id=context.run_id,
             self_test=self.self_test(),
             details={"decision": json.loads((context.folder / DECISION).read_text("utf-8"))},
-            beside={calibration_path(Path("model.gguf")).name: beside} if beside.is_file() else {},
+            beside=beside_model(path),
         )
         check_answers(model, lambda test: self.answer(model.path, test))
         switch(self.config.registry, self.ledger, SwitchKind.PROMOTE, model, context.run_id)
@@ -183,6 +222,15 @@ class Work:
                 return each.previous
         champion = read_champion(self.config.registry)
         return champion.id if champion is not None else None
+
+    def best(self, run_id: str) -> str | None:
+        """The best champion of the last weeks, where that is another than the opponent."""
+        weeks, opponent = self.config.gate.best_of_weeks, self.opponent(run_id)
+        if not weeks or opponent is None:
+            return None
+        prints = {name: load_suite(name).fingerprint for name in self.config.gate.suites}
+        since = dt.datetime.now(dt.UTC) - dt.timedelta(weeks=weeks)
+        return best_champion(self.config.registry, self.ledger, prints, since, opponent)
 
     def run_config(self, run_id: str) -> RunConfig:
         """The base run under another name, with the pool among its sources and the gate's suites and file."""
@@ -210,6 +258,7 @@ class Work:
             Stage.EXPORT: [base["export"], config.gate.quantization],
             Stage.VERIFY: [config.gate.self_test, config.gate.self_test_must_call],
             Stage.COMPARE: config.gate.model_dump(mode="json"),
+            Stage.CALIBRATE: [config.gate.calibration_suite, config.gate.calibration_max_error],
             Stage.PROMOTE: None,
         }
         if stage is Stage.INTAKE:
@@ -217,7 +266,7 @@ class Work:
             return lambda _run_id: [parts[stage], counted_runs(self.ledger, config.intake.after_refusal)]
         if stage is Stage.COMPARE:
             prints = [load_suite(name).fingerprint for name in config.gate.suites]
-            return lambda run_id: [parts[stage], prints, self.opponent(run_id)]
+            return lambda run_id: [parts[stage], prints, self.opponent(run_id), self.best(run_id)]
         return lambda _run_id: parts[stage]
 
     def _step(self, stage: Stage, work: Callable[[StepContext], Done]) -> Step:
@@ -228,7 +277,15 @@ class Work:
 
     def _command(self, stage: Stage, context: StepContext) -> None:
         words = self.config.stages.get(stage, StageConfig()).command or _COMMANDS[stage]
-        places = {"python": sys.executable, "config": str(context.folder / CONFIG), "run_dir": str(context.folder)}
+        gate = self.config.gate
+        places = {
+            "python": sys.executable,
+            "config": str(context.folder / CONFIG),
+            "run_dir": str(context.folder),
+            "gguf": str(self._challenger(context)),
+            "calibration_suite": gate.calibration_suite,
+            "calibration_max_error": str(gate.calibration_max_error),
+        }
         run_command(
             [word.format(**places) for word in words],
             log=context.folder / "logs" / f"{stage}.log",

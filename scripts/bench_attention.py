@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.cases import load_suite
+from eval.suites import load_suite
 from tinydispatch.engine import Engine
 from tinydispatch.formats import with_reference_date
 from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_Q8_0

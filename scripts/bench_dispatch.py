@@ -19,7 +19,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
+from eval.suites import load_suite
 from scripts import bench_first_call
 from scripts.bench_server import LlamaServer, llama_server
 from tinydispatch.decoding.schema import KeyOrder
@@ -136,9 +137,7 @@ def single_replies(suite: Suite, limit: int | None, *, own_dates: bool) -> list[
     if not cases:
         raise ValueError(f"suite {suite.name} has no cases of one reply")
     return [
-        Question(
-            with_reference_date(case.messages, case.reference_date if own_dates else _TODAY), suite.tools_for(case)
-        )
+        Question(with_reference_date(case.messages, case.today if own_dates else _TODAY), suite.tools_for(case))
         for case in cases
     ]
 
@@ -181,7 +180,7 @@ class Bench:
             calls = self._server.ask(question.messages, question.tools, _MAX_NEW_TOKENS)
         else:
             completion = self._engines[name].complete(question.messages, question.tools, _MAX_NEW_TOKENS)
-            calls = parse_reply(completion.text).calls
+            calls = parse_reply(completion.text, question.tools).calls
         elapsed_ms = 1000 * (self._clock(name) - started)
         if is_counted:
             result.latencies_ms.append(elapsed_ms)

@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 
 from eval.backends import Backend
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate
+from eval.suites import load_suite
 
 _CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 

@@ -24,11 +24,15 @@ from scripts.recipe_run import Measured, Run, measure
 from training.random_checkpoint import ARCHITECTURES
 
 EPOCH_ROWS = 187_542  # toolllama_G123_dfs_train.json
-_ROWS = ("training.packing=rows", "training.gradient_accumulation_steps=1", "data.max_length_tokens=2048")
+_ROWS = ("training.packing=rows", "data.max_length_tokens=2048")
 _HEADER = (
     "| recipe, shape | trainer | tokens/s | trained tokens/s | share of matrix rate | epoch, minutes | peak GB | "
     "estimate GB | ratio |"
 )
+
+
+def _batch(rows: int) -> tuple[str, str]:
+    return f"training.global_batch_size={rows}", f"training.per_device_batch_size={rows}"
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ CASES = (
     Case(
         "opt350m.yaml",
         "opt-350m",
-        (*_ROWS, "training.per_device_batch_size=8", "training.gradient_checkpointing=false"),
+        (*_ROWS, *_batch(8), "training.gradient_checkpointing=false"),
     ),
-    Case("qwen3-4b-lora.yaml", "qwen3-4b", (*_ROWS, "training.per_device_batch_size=4")),
+    Case("qwen3-4b-lora.yaml", "qwen3-4b", (*_ROWS, *_batch(4))),
 )
 
 

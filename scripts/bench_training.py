@@ -154,7 +154,7 @@ def _ours(
     """The trainer that `train.py` makes of the recipe, with this benchmark's batch."""
     settings = {
         "per_device_batch_size": options.batch,
-        "gradient_accumulation_steps": 1,
+        "global_batch_size": options.batch,
         "gradient_checkpointing": "false",
         "precision": "bf16",
         "logging_steps": 1000,

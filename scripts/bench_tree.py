@@ -141,7 +141,7 @@ def _epoch(
     settings = {
         "packing": packing,
         "per_device_batch_size": batch,
-        "gradient_accumulation_steps": 1,
+        "global_batch_size": batch,
         "gradient_checkpointing": "false",
         "precision": options.precision,
         "warmup_steps": 0,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.card import DataCard
-from eval.cases import load_suite
 from eval.results import EvalResult, load_result
+from eval.suites import load_suite
 from export.bundle import BundleInput, write_bundle
 from export.choice import Verdict, choose
 from tinydispatch.bundled import bundled_tools, load_tools
@@ -110,7 +110,7 @@ def _recipe(run: RunConfig) -> dict[str, str]:
         "length": length,
         "optimizer": f"{training.optimizer}, learning rate {training.learning_rate:g}, {training.scheduler}, "
         f"{training.warmup_steps} steps of warm-up",
-        "batch": f"{training.per_device_batch_size} × {training.gradient_accumulation_steps} conversations a process",
+        "batch": f"{training.global_batch_size} conversations a step",
         "longest conversation": f"{run.data.max_length_tokens} tokens",
         "seed": str(run.seed),
     }

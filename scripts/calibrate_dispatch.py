@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.backends import Generation
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite
 from eval.evaluate import score_generation
 from eval.matchers import accepts, pair_up
 from eval.matching import fits
+from eval.suites import load_suite
 from scripts.calibration_figures import coverage, reliability, summary
 from tinydispatch.calibration import UNREACHABLE, Calibration, Scale, calibration_path, fit_scale, threshold_for
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
@@ -145,8 +146,8 @@ def answers(engine: Engine, suite: Suite, max_new_tokens: int = 384) -> Replies:
             said = time.monotonic()
             print(f"{suite.name}: {number} of {len(cases)}", file=sys.stderr)
         tools = suite.tools_for(case)
-        done = engine.complete(with_reference_date(case.messages, case.reference_date), tools, max_new_tokens)
-        calls = parse_reply(done.text).calls
+        done = engine.complete(with_reference_date(case.messages, case.today), tools, max_new_tokens)
+        calls = parse_reply(done.text, tools).calls
         generation = Generation(done.text, 0.0, done.tokens.generated, done.is_complete)
         is_right = score_generation(generation, case, tools).is_correct
         replies.reply.add(reply_confidence(done.choices, has_calls=bool(calls)), number, is_right=is_right)

@@ -15,7 +15,7 @@ from typing import Any
 from data.catalogue.check import problems
 from data.catalogue.reader import CatalogueError, Domain, Request, load_catalogue, load_domain
 from data.overlap import OverlapIndex
-from eval.cases import load_case_texts
+from eval.suites import load_case_texts
 from tinydispatch.formats import render_calls
 from tinydispatch.tools import Role
 

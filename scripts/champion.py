@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.cases import Suite
 from eval.comparison import ComparisonError, difference_lines, pair_runs
-from eval.report_lines import label
+from eval.report import label
 from eval.results import EvalResult, load_result
 
 

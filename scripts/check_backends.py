@@ -15,11 +15,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from eval.backends import Backend, open_backend
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
 from eval.comparison import reply_lines
 from eval.config import EvalConfig
 from eval.evaluate import evaluate
 from eval.results import EvalResult
+from eval.suites import load_suite
 from scripts.bench_server import llama_server
 from scripts.server_process import ServerProcess
 

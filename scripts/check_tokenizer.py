@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from data.store import read_conversations
-from eval.cases import load_suite, shipped_suites
+from eval.suites import load_suite, shipped_suites
 from export.prompts import TOKENIZER_TEXTS
 from export.verify import TokenMismatch, tokenizer_mismatches
 from tinydispatch import formats
@@ -109,7 +109,7 @@ def evaluation_prompts(template: str) -> Iterator[str]:
     """The prompts of every case of the shipped suites."""
     for suite in map(load_suite, shipped_suites()):
         for case in suite.cases:
-            messages = formats.with_reference_date(case.messages, case.reference_date)
+            messages = formats.with_reference_date(case.messages, case.today)
             yield formats.render_prompt(messages, suite.tools_for(case), template)
 
 

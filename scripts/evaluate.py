@@ -27,16 +27,15 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from eval.backends import BackendError, is_endpoint
-from eval.bfcl import BFCL
-from eval.cases import Suite, load_suite, shipped_suites
+from eval.cases import Suite, SuiteError
 from eval.config import EvalConfig
 from eval.evaluate import evaluate_model
-from eval.heldout import TOOLBENCH
 from eval.page import PAGE_NAME, write_page
-from eval.places import SuiteError
-from eval.report import print_report
-from eval.report_lines import label
+from eval.report import label, print_report
 from eval.results import EvalResult, ResultError
+from eval.suites import load_suite, shipped_suites
+from eval.suites.bfcl import BFCL
+from eval.suites.heldout import TOOLBENCH
 from scripts import compare_runs, evaluation_page
 from scripts.champion import Champion, ChampionError
 

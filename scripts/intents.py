@@ -16,8 +16,8 @@ from data.intents.requests import Mapped
 from data.rejected import Rejected
 from data.sources.files import DataFileError
 from data.sources.intents import map_source
-from eval.intent_suite import SuiteRequest, write_suite
-from eval.places import SuiteError
+from eval.cases import SuiteError
+from eval.suites.labelled import SuiteRequest, write_suite
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.cases import Case, ExpectedCall
-from eval.episode import Step
+from eval.cases import Case, ExpectedCall, Step
+from eval.episodes import ToolResult, World
 from eval.matching import fits
-from eval.world import ToolResult, World
 from scripts.scripted_server import Reply, completion
 from tinydispatch.layers.tool_calls import BoundTool, CallContext, ToolFailure, canonical
 from tinydispatch.tools import Tool, ToolCall

@@ -6,6 +6,10 @@ asks again, and the latency counts from the first time it asked.
 
 `--kills 3` kills the server that often under load (SIGKILL) and starts it again at once. Requests whose connection
 broke are counted and asked again; all that were answered must stand in the dispatch log.
+
+`--attack` lets attackers (`scripts/attackers.py`, a process of its own) work beside the clients for four fifths of the
+time, five rounds of calm and attack in turn, and says what the calm and the attacked clients saw. The exit status is 1
+when a request was lost, the 95th percentile more than doubled, `/health` took more than a second, or memory grew.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ from tinydispatch.dispatch_log import session_hash
 
 _ANSWER_S, _RETRY_S = 300.0, 0.05
 _N_SAMPLES = 20
+_HEALTH_S, _N_ROUNDS = 0.5, 5
+# Megabytes a minute, in the second half: what the first one has taken once does not count.
+_MAX_GROWTH = 1.0
 _CITIES = ("Oslo", "Rome", "Lima", "Cairo", "Quito", "Hanoi", "Accra", "Perth", "Turin", "Osaka", "Porto", "Basel")
 _SENTENCES = (
     "What's the weather in {} tomorrow?",
@@ -49,7 +56,8 @@ class Tally:
     """What the clients saw. `latencies_s` holds a value for each answer, `lost` the reason of each request without.
 
     `n_broken` connections broke because the server was killed; what they asked was asked again. `sessions` are those of
-    the answered requests. `memory` holds the server's megabytes by seconds since the beginning.
+    the answered requests. `calm_s` are the latencies between attacks, `health_s` those of `/health`, `attacks` is what
+    became of the attackers' requests. `memory` holds the server's megabytes by seconds since the beginning.
     """
 
     latencies_s: list[float] = field(default_factory=list)
@@ -59,6 +67,10 @@ class Tally:
     n_calls: int = 0
     sessions: set[str] = field(default_factory=set)
     memory: list[tuple[float, float]] = field(default_factory=list)
+    calm_s: list[float] = field(default_factory=list)
+    health_s: list[float] = field(default_factory=list)
+    attacks: str = ""
+    is_calm: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +81,13 @@ class Load:
     seconds: float
     is_stream: bool
     kills: int
+    is_attacked: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0: every request was answered, 1: some were lost, 2: bad input."""
     arguments = _parser().parse_args(argv)
-    load = Load(arguments.clients, arguments.seconds, arguments.stream, arguments.kills)
+    load = Load(arguments.clients, arguments.seconds, arguments.stream, arguments.kills, arguments.attack)
     try:
         if load.kills and arguments.model.startswith("http"):
             raise ValueError("--kills needs a model file: it kills only a server that it has started")
@@ -88,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(report(tally, elapsed_s, load, n_unlogged))
     is_whole = tally.latencies_s and not tally.lost and not n_unlogged
+    if load.is_attacked and not withstood(tally):
+        return 1
     return 0 if is_whole and tally.n_broken <= load.clients * load.kills else 1
 
 
@@ -101,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stream", action="store_true", help="ask for streams")
     parser.add_argument("--threads", type=int, help="the server's, where it is started here")
     parser.add_argument("--kills", type=int, default=0, help="kill and restart the server that often under load")
+    parser.add_argument("--attack", action="store_true", help="let attackers work beside the clients")
     return parser
 
 
@@ -137,7 +153,12 @@ async def _run(url: str, load: Load, process: ServerProcess | None) -> Tally:
 
         sampling = asyncio.create_task(_sample_memory(client, tally, started, load.seconds / _N_SAMPLES))
         killing = asyncio.create_task(_kill(process, load)) if process is not None and load.kills else None
+        probing = asyncio.create_task(_probe_health(url, tally))
+        attacking = asyncio.create_task(_attack(url, load, tally)) if load.is_attacked else None
         await asyncio.gather(*(keep_asking() for _ in range(load.clients)))
+        probing.cancel()
+        if attacking is not None:
+            await attacking
         if killing is not None:
             await killing
         sampling.cancel()
@@ -150,6 +171,44 @@ async def _kill(process: ServerProcess, load: Load) -> None:
         await asyncio.sleep(load.seconds / (load.kills + 1))
         await asyncio.to_thread(process.kill)
         await asyncio.to_thread(process.start)
+
+
+async def _probe_health(url: str, tally: Tally) -> None:
+    """Every half second, on a connection of its own each time."""
+    while True:
+        started = time.monotonic()
+        with contextlib.suppress(httpx.TransportError):
+            async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_S) as client:
+                started = time.monotonic()
+                await client.get("/health")
+            tally.health_s.append(time.monotonic() - started)
+        await asyncio.sleep(_HEALTH_S)
+
+
+async def _attack(url: str, load: Load, tally: Tally) -> None:
+    """Rounds of calm and attack; what was answered in calm is set aside."""
+    told: Counter[str] = Counter()
+    for _ in range(_N_ROUNDS):
+        tally.is_calm = True
+        await asyncio.sleep(load.seconds / _N_ROUNDS / 5)
+        tally.is_calm = False
+        seconds = load.seconds / _N_ROUNDS * 4 / 5
+        command = [sys.executable, "-m", "scripts.attackers", url, "--seconds", f"{seconds:.1f}"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        told.update(json.loads(output))
+    tally.attacks = ", ".join(f"{kind}: {number}" for kind, number in sorted(told.items()))
+
+
+def withstood(tally: Tally) -> bool:
+    """Whether the honest clients hardly noticed the attack."""
+    is_quick = p95(tally.latencies_s) <= 2 * p95(tally.calm_s) and max(tally.health_s) <= 1
+    return is_quick and growth(tally.memory) < _MAX_GROWTH and " 500" not in tally.attacks
+
+
+def p95(latencies_s: Sequence[float]) -> float:
+    """Seconds that 95 of 100 answers took at most."""
+    return statistics.quantiles(latencies_s, n=100, method="inclusive")[94] if len(latencies_s) > 1 else 0.0
 
 
 async def _sample_memory(client: httpx.AsyncClient, tally: Tally, started: float, every_s: float) -> None:
@@ -184,7 +243,7 @@ async def _ask(client: httpx.AsyncClient, body: dict[str, Any], number: int, tal
     if response.status_code != 200 or not _is_whole(response, load.is_stream):
         tally.lost[f"status {response.status_code}"] += 1
         return
-    tally.latencies_s.append(time.monotonic() - started)
+    (tally.calm_s if tally.is_calm else tally.latencies_s).append(time.monotonic() - started)
     tally.sessions.add(session_hash(session))
     tally.n_calls += '"tool_calls"' in response.text
 
@@ -231,6 +290,14 @@ def report(tally: Tally, elapsed_s: float, load: Load, n_unlogged: int) -> str:
         shown = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "max": max(tally.latencies_s)}
         latency = ", ".join(f"{name} {value:.2f} s" for name, value in shown.items())
         lines.append(f"latency with {load.clients} at once: {latency}")
+    if tally.attacks:
+        lines.append(
+            f"p95 in calm {p95(tally.calm_s):.2f} s ({len(tally.calm_s)} answers), under attack "
+            f"{p95(tally.latencies_s):.2f} s; /health took {max(tally.health_s):.2f} s at most"
+        )
+        lines.append(f"attackers: {tally.attacks}")
+    elif tally.health_s:
+        lines.append(f"/health took {max(tally.health_s):.2f} s at most")
     series = " ".join(f"{megabytes:.1f}" for _, megabytes in tally.memory)
     lines.append(f"server memory in MB, every {load.seconds / _N_SAMPLES:g} s: {series}")
     if not load.kills:

@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from eval.cases import load_suite
+from eval.suites import load_suite
 from scripts.bench_dispatch import single_replies
 from tinydispatch.engine import Engine
 from tinydispatch.ggml import bindings

@@ -27,7 +27,7 @@ _PACKAGES = (
     "gguf",
     "xllamacpp",
 )
-_UNHASHED = frozenset({"manifest.json", "stages.json", "checkpoints", "wandb"})
+_UNHASHED = frozenset({"manifest.json", "stages.json", "checkpoints", "encoded", "wandb"})
 _ROOT = Path(__file__).resolve().parents[1]
 
 

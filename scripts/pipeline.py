@@ -10,14 +10,15 @@ import datetime as dt
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from data.prepare import prepare
 from data.sources import check_source
-from eval.cases import case_texts_by_suite, load_suite
 from eval.results import EvalResult
+from eval.suites import case_texts_by_suite, load_suite
 from scripts.stages import Ledger, Stage
 from training.config import RunConfig, dump_run_config, load_run_config
 from training.hub import DEFAULT, resolve_model
@@ -67,9 +68,10 @@ class _Pipeline:
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.is_main = int(os.environ.get("RANK", "0")) == 0
         self.is_forced = force is not None and list(Stage).index(force) <= list(Stage).index(Stage.TRAIN)
-        self.ledger = Ledger(run, model_dir)
-        if force is not None and self.is_main:
-            self.ledger.forget_from(force)
+        if self.is_main:  # to fingerprint the files takes as long as to read them, and one process answers for all
+            self.ledger = Ledger(run, model_dir)
+            if force is not None:
+                self.ledger.forget_from(force)
 
     def run(self, until: Stage | None = None) -> None:
         """Every stage in order. Only training uses more than one process; the others wait or are done."""
@@ -78,8 +80,7 @@ class _Pipeline:
             self._stage(Stage.PREPARE, self._prepare)
         if until is Stage.PREPARE:
             return
-        self._wait_for_main()
-        self._train()
+        self._train(is_complete=self._ask_main())
         if not self.is_main or until is Stage.TRAIN:
             return
         rest = {
@@ -129,15 +130,19 @@ class _Pipeline:
         for reason, count in card.rejected.items():
             logger.info("  %d rejected: %s", count, reason)
 
-    def _wait_for_main(self) -> None:
+    def _ask_main(self) -> bool:
+        """Whether training is complete, when the first process has prepared the data; the others wait for it."""
+        answer = [self.is_main and self.ledger.is_complete(Stage.TRAIN)]
         if self.processes > 1:
+            import torch
             from accelerate import PartialState
 
-            PartialState(timeout=_PATIENCE).wait_for_everyone()
-            self.ledger = Ledger(self.run_config, self.model_dir)
+            PartialState(timeout=_PATIENCE)
+            torch.distributed.broadcast_object_list(answer)
+        return answer[0]
 
-    def _train(self) -> None:
-        if self.ledger.is_complete(Stage.TRAIN):
+    def _train(self, *, is_complete: bool) -> None:
+        if is_complete:
             if self.is_main:
                 logger.info("── %s: complete, kept", Stage.TRAIN)
             return
@@ -150,14 +155,23 @@ class _Pipeline:
         from scripts.gguf_route import gguf_route
         from training.sft import train
 
-        rows, answered = self.folder / "data" / "train.jsonl", [gguf_route(self.run_config, self.model_dir)]
-        result = train(self.run_config, rows, self.folder, restart=self.is_forced, answered=answered)
+        data, answered = self.folder / "data", [gguf_route(self.run_config, self.model_dir)]
+        result = train(
+            self.run_config,
+            data / "train.jsonl",
+            self.folder,
+            heldout_path=data / "heldout.jsonl",
+            restart=self.is_forced,
+            answered=answered,
+        )
         if not self.is_main:
             return
+        _free_memory()
         if self.run_config.training.method.has_adapter:
             from export.merge import merge_adapter
 
-            merge_adapter(self.folder / "adapter", self.folder / "checkpoint", self.model_dir)
+            with _threads():
+                merge_adapter(self.folder / "adapter", self.folder / "checkpoint", self.model_dir)
         logger.info("trained: %s", {name: round(value, 3) for name, value in result.metrics.items()})
 
     def _evaluate(self) -> None:
@@ -205,7 +219,8 @@ class _Pipeline:
         from export.export import export_gguf
 
         run = self.run_config
-        export_gguf(self.folder / "checkpoint", self.folder / "gguf", run.name, run.export)
+        with _threads():
+            export_gguf(self.folder / "checkpoint", self.folder / "gguf", run.name, run.export)
 
     def _gguf_files(self) -> dict[str, Path]:
         run = self.run_config
@@ -235,6 +250,30 @@ class _Pipeline:
         print(f'try it:    python -m tinydispatch call {offered} "{_SENTENCES[0]}"')
 
 
+def _free_memory() -> None:
+    """Give back what the trainer held: model, optimizer and gradients refer to each other in circles."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Every core, where accelerate's launcher left each process one; else as the user has it."""
+    is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not (is_launched and os.environ.get("OMP_NUM_THREADS") == "1"):
+        yield
+        return
+    from training.hardware import all_threads
+
+    with all_threads():
+        yield
+
+
 def _right_calls(today: dt.date) -> list[list[dict[str, Any]]]:
     """The calls that answer each of `_SENTENCES`, as an evaluation case states them."""
     tomorrow, friday = today + dt.timedelta(days=1), today + dt.timedelta(days=(3 - today.weekday()) % 7 + 1)
@@ -254,9 +293,8 @@ def _right_calls(today: dt.date) -> list[list[dict[str, Any]]]:
 
 def _dispatch_examples(model: Path) -> None:
     """Answer three sentences; an answer that is wrong is marked as such."""
-    from eval.case import case_from_row
+    from eval.cases import Place, case_from_row
     from eval.matching import match
-    from eval.places import Place
     from tinydispatch.bundled import bundled_tools
     from tinydispatch.dispatcher import Dispatcher
     from tinydispatch.formats import ParsedReply, render_calls

@@ -18,20 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from eval.backends import Generation, open_backend
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite, SuiteError
 from eval.config import EvalConfig
-from eval.episode_score import score_episode
+from eval.episodes import ToolResult, Turn, World, play, score_episode
 from eval.matching import Outcome
-from eval.places import SuiteError
-from eval.play import Turn, play
-from eval.world import ToolResult, World
+from eval.suites import load_suite
 from scripts.bench_server import llama_server
 from scripts.layers_oracle import Game
 from scripts.scripted_server import ScriptedServer
 from tinydispatch.cli.model import add_model, model_file
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.formats import ParsedReply, render_calls
-from tinydispatch.layers.policy import EndpointConfig, Limits, StackPolicy
+from tinydispatch.layers.policy import EndpointConfig, Escalation, Limits, StackPolicy
 from tinydispatch.layers.stack import EndState, Layer, LayerUse, RunEnd, Stack, Step, shares
 from tinydispatch.layers.tool_calls import result_text
 from tinydispatch.layers.toolbox import ToolPolicy
@@ -219,16 +217,19 @@ def _play(
     assert episode is not None, "only suites of played cases are compared"
     dispatcher.reference_date = game.case.reference_date
     scripts = {Layer.ORCHESTRATION: game.orchestrate, Layer.PLANNING: game.plan}
-    is_real = isinstance(upper, EndpointConfig)
-    servers = {} if is_real else {layer: ScriptedServer(scripts[layer]) for layer in upper}
-    config = {layer: EndpointConfig(server.url, "scripted") for layer, server in servers.items()}
-    if is_real:
-        config[Layer.ORCHESTRATION] = upper
+    servers: dict[Layer, ScriptedServer] = {}
+    if isinstance(upper, EndpointConfig):
+        config = {Layer.ORCHESTRATION: upper}
+    else:
+        servers = {layer: ScriptedServer(scripts[layer]) for layer in upper}
+        config = {layer: EndpointConfig(server.url, "scripted") for layer, server in servers.items()}
     policy = StackPolicy(
         dispatch="given",
         orchestration=config.get(Layer.ORCHESTRATION),
         planning=config.get(Layer.PLANNING),
         tools=ToolPolicy(is_confirming=False),
+        # A model that was never calibrated is not handed up for that alone: the layers would have nothing to show.
+        escalation=Escalation(min_confidence=0.0),
         limits=Limits(max_seconds=1800),
     )
 

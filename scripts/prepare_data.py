@@ -13,8 +13,8 @@ from data.lengths import TokenCounter
 from data.prepare import EmptyDataError, prepare
 from data.sources.files import DataFileError
 from data.work import WorkerDiedError
-from eval.cases import case_texts_by_suite
-from eval.places import SuiteError
+from eval.cases import SuiteError
+from eval.suites import case_texts_by_suite
 from tinydispatch.tools import ToolError
 from training.config import load_run_config
 from training.errors import ConfigError, ModelNotFoundError, TokenizerError

@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from scripts.training_workload import StepClock, any_tokenizer, conversations, toolbench_lengths
 from training.config import Packing, RunConfig, load_run_config
 from training.flops import flops_per_token, mean_context
-from training.hardware import has_accelerator
+from training.hardware import has_accelerator, multiplies_bf16
 from training.head import trained_tokens_only
 from training.memory import estimate_memory
 from training.model import TORCH_DTYPES
@@ -113,7 +113,7 @@ def random_model(architecture: str, recipe: RunConfig) -> PreTrainedModel:
 
 def _rows(run: Run, recipe: RunConfig) -> Dataset:
     training, longest = recipe.training, recipe.data.max_length_tokens
-    batch = training.per_device_batch_size * training.gradient_accumulation_steps
+    batch = training.global_batch_size
     per_row = 3 if training.packing is Packing.ROWS and run.is_ours else 1  # rows hold under two on average
     shortest = longest if run.is_full_length else 0
     return conversations(
@@ -175,7 +175,8 @@ def _flops_per_token(model: PreTrainedModel, recipe: RunConfig, rows: Dataset) -
 def matrix_rate() -> float:
     """Operations a second of bf16 matrix products on this device: the best of five runs of a large square one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 4)
+    # Where bf16 is emulated, a product of 1,024 takes minutes.
+    size, repeats = (8192, 20) if device.type == "cuda" else (1024 if multiplies_bf16() else 128, 4)
     left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     right = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     best = float("inf")

@@ -18,7 +18,7 @@ from pathlib import Path
 from data.config import SynthSource
 from data.sources import check_source
 from data.sources.files import require_exists
-from eval.cases import load_suite
+from eval.suites import load_suite
 from retraining.config import RetrainConfig, load_retrain_config
 from retraining.errors import LockHeldError
 from retraining.gate import check_floors
@@ -31,13 +31,17 @@ from retraining.stages import RunState, Stage
 from retraining.work import Work, load_base
 from tinydispatch.registry import champion_id
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED, EXIT_LOCKED = 0, 1, 2, 3, 75
-_EXIT_OF = {RunState.FAILED: EXIT_FAILED, RunState.REFUSED: EXIT_REFUSED}
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED, EXIT_INCONCLUSIVE, EXIT_LOCKED = 0, 1, 2, 3, 4, 75
+_EXIT_OF = {RunState.FAILED: EXIT_FAILED, RunState.REFUSED: EXIT_REFUSED, RunState.INCONCLUSIVE: EXIT_INCONCLUSIVE}
 _COMMANDS = ("run", "rollback", "history", "adopt")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: promoted, or nothing to do; 1: a stage failed; 2: bad input; 3: refused; 75: another run holds the lock."""
+    """Run one command; returns its exit status.
+
+    0: promoted, or nothing to do; 1: a stage failed; 2: bad input; 3: refused; 4: too little is known; 75: another run
+    holds the lock.
+    """
     arguments = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("retraining").setLevel(logging.INFO)

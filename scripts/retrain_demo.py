@@ -1,10 +1,11 @@
-"""Three retraining runs in a row on the embedded model, offline: promoted, refused, skipped.
+"""Four retraining runs in a row on the embedded model, offline: promoted, refused, inconclusive, skipped.
 
 python -m scripts.retrain_demo                  all of it, in runs/retrain-demo
 python -m scripts.retrain_demo --steps 4 --suite core    the machinery alone: too little training to tell models apart
 
 The untuned model is in service first. Then its log fills with corrected requests (promoted); somebody drops a file of
-wrong labels (refused, with the category that got worse); and then nothing new comes in (skipped).
+wrong labels (refused, with the category that got worse); a few more corrections come in, and the gate has forty cases
+alone, which cannot show that the new model is no worse (inconclusive); and then nothing new comes in (skipped).
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from scripts import export_gguf, retrain
 from tinydispatch.tools import Conversation, Role
 from training.yaml_config import dump_yaml
 
-_WANTED = (RunState.PROMOTED, RunState.REFUSED, RunState.SKIPPED)
+_WANTED = (RunState.PROMOTED, RunState.REFUSED, RunState.INCONCLUSIVE, RunState.SKIPPED)
 # Seeds that the base run's own examples do not use.
-_LOG_SEED, _DROP_SEED = 101, 202
+_LOG_SEED, _DROP_SEED, _LATER_SEED = 101, 202, 303
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: the three runs ended as they should; 1: one did not."""
+    """0: the four runs ended as they should; 1: one did not."""
     arguments = _parser().parse_args(argv)
     folder: Path = arguments.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"── run 2: {arguments.bad} wrong labels in the drop folder", flush=True)
     _write(folder / "drop" / "labels.jsonl", _mislabelled(islice(_conversations(_DROP_SEED), arguments.bad)))
     retrain.main(["--config", str(config)])
-    print("── run 3: nothing new", flush=True)
+    print(f"── run 3: {arguments.few} more corrected requests, and a gate of 40 cases", flush=True)
+    _write(folder / "logs" / "dispatch-2.jsonl", _corrected(islice(_conversations(_LATER_SEED), arguments.few)))
+    few = ["gate.generated=0", "gate.suites=[core]", "intake.held_share=0"]
+    retrain.main(["--config", str(config), *few])
+    print("── run 4: nothing new", flush=True)
     retrain.main(["--config", str(config)])
     if arguments.screenshot is not None:
         _draw(folder / "registry" / PAGE, arguments.screenshot)
@@ -71,11 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("runs/retrain-demo"), help="emptied first")
     parser.add_argument("--base", default="nano.yaml", help="the run that is repeated")
     parser.add_argument("--weights", type=Path, default=Path("training/nano/weights"), help="of its model")
-    parser.add_argument("--steps", type=int, default=300, help="training steps of a run")
+    parser.add_argument("--few", type=int, default=60, help="corrected requests of the third run")
+    parser.add_argument("--steps", type=int, default=100, help="training steps of a run")
     parser.add_argument("--good", type=int, default=600, help="corrected requests")
     parser.add_argument("--bad", type=int, default=1800, help="wrong labels")
     parser.add_argument("--screenshot", type=Path, help="draw the page with headless Chromium into this PNG file")
-    parser.add_argument("--suite", action="append", help="of the gate; repeatable (default: core and dev)")
+    parser.add_argument("--suite", action="append", help="of the gate; repeatable (default: core, dev, unseen_tools)")
     return parser
 
 
@@ -96,8 +102,8 @@ def _settings(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             "min_new": 50,
             "max_per_session": 1000,
         },
-        # A model of a few million weights now and then answers beside the point; what counts here is the comparison.
-        "gate": {"suites": arguments.suite or ["core", "dev"], "max_invalid_calls": 20, "significance": 0.05},
+        # A model of a few million weights loses or wins tenths of its cases; one round of new ones tells that.
+        "gate": {"suites": arguments.suite or ["core", "dev", "unseen_tools"], "rounds": 1},
         "stages": {"train": {"budget_minutes": 30}},
     }
 
@@ -120,7 +126,8 @@ def _corrected(conversations: Iterable[Conversation]) -> Iterator[dict[str, Any]
             "tools": [tool.to_openai() for tool in each.tools],
             "calls": [],
             "reply": "",
-            "session_id": f"session-{index}",
+            "session_id": f"{each.dialogue_id}",
+            "time": f"2026-11-{1 + index // 60:02d}T{index % 60:02d}:00:00Z",
             **({"escalation": answer} if index % 2 else {"correction": answer}),
         }
 

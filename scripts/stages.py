@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data.config import SynthSource
-from eval.cases import load_case_texts, load_suite
+from data.sources.files import content_hash
+from eval.suites import load_case_texts, load_suite
 from tinydispatch.formats import default_chat_template
 from training.config import RunConfig
 
@@ -43,8 +44,8 @@ class StageRecord:
 class Ledger:
     """What is complete in a run folder. A stage whose inputs changed since counts as not complete.
 
-    A fingerprint covers the stage's settings, the files that it reads from outside the run (size and time of change),
-    and the fingerprint of the stage before, so a change anywhere redoes everything after it.
+    A fingerprint covers the stage's settings, the content of the files that it reads from outside the run, and the
+    fingerprint of the stage before, so a change anywhere redoes everything after it, and a copy or a touch nothing.
     """
 
     def __init__(self, run: RunConfig, model_dir: Path) -> None:
@@ -118,11 +119,11 @@ def fingerprints(run: RunConfig, model_dir: Path) -> dict[Stage, str]:
 
 
 def _seen(path: Path | None) -> list[Any]:
-    """Name, size and time of change of a file, or of what lies directly in a folder: cheap at any size."""
+    """Name and content of a file, or of everything in a folder and below: a gigabyte a second, or nearly."""
     if path is None:
         return []
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[str(file.relative_to(path)), content_hash(file)] for file in files if file.is_file()]
 
 
 def _read(path: Path) -> dict[Stage, StageRecord]:

@@ -22,6 +22,7 @@ from tinydispatch.ggml.runtime import Logits
 from tinydispatch.server.app import Server
 from tinydispatch.server.holder import ModelHolder, Serving
 from tinydispatch.server.keys import ApiKeys
+from tinydispatch.server.rollout import Rollout
 from tinydispatch.server.run import make_uvicorn, run_server
 from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import ToolCall
@@ -72,6 +73,10 @@ class Running:
     def post(self, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=_PATIENCE_S, **options)
 
+    def send(self, path: str, body: Any) -> httpx.Response:
+        """POST a body to another route."""
+        return httpx.post(f"{self.url}{path}", json=body, timeout=_PATIENCE_S)
+
     def metric(self, name: str) -> float:
         lines = httpx.get(f"{self.url}/metrics", timeout=_PATIENCE_S).text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name) and not line.startswith("#"))
@@ -101,6 +106,7 @@ def running(
     dispatch_log: DispatchLog | None = None,
     limits: Limits | None = None,
     runtime: GatedRuntime | None = None,
+    rollout: Rollout | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """Serve until the block ends; then nothing may be left running."""
@@ -109,7 +115,7 @@ def running(
     holder = ModelHolder(Serving(dispatcher, "first"), max_waiting=limits.max_waiting)
     keys = ApiKeys((key,) if key else ())
     told = ServerSettings(MODEL, port=0, keys=keys, limits=limits, **settings)
-    server = make_uvicorn(Server(holder, told, dispatch_log))
+    server = make_uvicorn(Server(holder, told, dispatch_log, rollout))
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:

@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "run": "play a request to its end with a stack of models and tools",
     "serve": "answer the OpenAI API's /v1/chat/completions",
+    "review": "go through a dispatch log in the browser, and correct it",
     "bench": "measure a model on this machine",
     "tools": "print tools as JSON",
     "pull": "fetch and make the default model ahead of its first use",

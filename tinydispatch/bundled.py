@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tinydispatch.tools import Tool, ToolError
 
@@ -30,16 +31,27 @@ def load_tools(path: Path) -> tuple[Tool, ...]:
         raise ToolError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ToolError(f"{path}: not JSON: {error}") from error
-    if isinstance(value, dict) and isinstance(value.get("result"), dict):
-        value = value["result"]
-    entries = value.get("tools") if isinstance(value, dict) else value
-    if not isinstance(entries, list) or not entries:
-        raise ToolError(f"{path}: expected a non-empty array of tools, or an object with 'tools'")
     try:
-        tools = tuple(Tool.from_openai(entry) for entry in entries)
+        return tools_from_json(value)
     except ToolError as error:
         raise ToolError(f"{path}: {error}") from error
+
+
+def tools_from_json(value: Any) -> tuple[Tool, ...]:
+    """Tools from what `load_tools` reads, or one tool by itself.
+
+    Raises:
+        ToolError: says what is wrong.
+    """
+    if isinstance(value, dict) and isinstance(value.get("result"), dict):
+        value = value["result"]
+    if isinstance(value, dict) and "tools" not in value and ("name" in value or "function" in value):
+        value = [value]
+    entries = value.get("tools") if isinstance(value, dict) else value
+    if not isinstance(entries, list) or not entries:
+        raise ToolError("expected a non-empty array of tools, or an object with 'tools'")
+    tools = tuple(Tool.from_openai(entry) for entry in entries)
     names = [tool.name for tool in tools]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ToolError(f"{path}: tool names occur twice: {', '.join(twice)}")
+        raise ToolError(f"tool names occur twice: {', '.join(twice)}")
     return tools

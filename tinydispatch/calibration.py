@@ -125,20 +125,35 @@ def fit_scale(probabilities: Sequence[float], is_right: Sequence[bool], steps: i
 def threshold_for(
     confidences: Sequence[float], is_right: Sequence[bool], max_error: float, sureness: float = 0.9
 ) -> float:
-    """The lowest confidence from which on few answers are wrong; `UNREACHABLE` if there is none.
+    """A confidence from which on few answers are wrong, as low as can be shown; `UNREACHABLE` if there is none.
 
     Few means: if more than a share of `max_error` of all such answers were wrong, so few wrong ones among so many
     would be seen with a probability of `1 - sureness` at most. Three right answers of three are no reason to trust.
+    The surest answers are tested first, then more of them, at counts that are fixed beforehand; the first test that
+    fails ends it. A scan that went on would hand out what luck showed at one of its many stops.
     """
     ranked = sorted(zip(confidences, is_right, strict=True), reverse=True)
-    threshold, n_wrong = UNREACHABLE, 0
-    for count, (confidence, right) in enumerate(ranked, 1):
-        n_wrong += not right
+    threshold, n_tested = UNREACHABLE, 0
+    for stop in _test_counts(len(ranked), max_error, sureness):
+        if stop <= n_tested:
+            continue  # the answers before were as sure as these, and were tested with them
         # Equal confidences stand or fall together.
-        is_last_of_its_kind = count == len(ranked) or ranked[count][0] < confidence
-        if is_last_of_its_kind and _share_of_luck(n_wrong, count, max_error) <= 1 - sureness:
-            threshold = confidence
+        n_tested = next((n for n in range(stop, len(ranked)) if ranked[n][0] < ranked[n - 1][0]), len(ranked))
+        n_wrong = sum(not right for _, right in ranked[:n_tested])
+        if _share_of_luck(n_wrong, n_tested, max_error) > 1 - sureness:
+            break
+        threshold = ranked[n_tested - 1][0]
     return threshold
+
+
+def _test_counts(total: int, max_error: float, sureness: float) -> list[int]:
+    """The least counts that show it with none wrong, with one, with two, and so on; and all answers, in the end."""
+    counts, n_wrong = [], 0
+    for count in range(1, total + 1):
+        if _share_of_luck(n_wrong, count, max_error) <= 1 - sureness:
+            counts.append(count)
+            n_wrong += 1
+    return [*counts, total] if counts and counts[-1] < total else counts
 
 
 def error_bound(n_wrong: int, count: int, sureness: float = 0.9) -> float:

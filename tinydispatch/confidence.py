@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydispatch.decoding.greedy import Choice
-from tinydispatch.formats import CALL_END, CALL_START
+from tinydispatch.formats import CALL_END, CALL_START, FUNCTION_START, PARAMETER
 
 _DECODER = json.JSONDecoder()
 _ARGUMENTS = ', "arguments": '
@@ -62,6 +63,8 @@ def _product(text: str, choices: Sequence[Choice], start: int, end: int) -> floa
 
 def _spans(text: str, start: int, end: int) -> tuple[int, dict[str, tuple[int, int]]] | None:
     """Where a call's name ends, and where each argument stands with what leads to it; None for what is no call."""
+    if element := re.compile(rf"\s*{FUNCTION_START}[^>\n]+>").match(text, start, end):
+        return element.end(), {found[1]: found.span() for found in PARAMETER.finditer(text, element.end(), end)}
     try:
         opening = text.index('"name": ', start, end)
         _, name_end = _DECODER.raw_decode(text, opening + len('"name": '))

@@ -13,8 +13,9 @@ from typing import Self
 from tinydispatch.calibration import Calibration, calibration_path, load_calibration
 from tinydispatch.confidence import CallConfidence, call_confidences, reply_confidence
 from tinydispatch.decoding.greedy import Listener
-from tinydispatch.decoding.reply import ToolChoice
-from tinydispatch.engine import Engine, EngineOptions, Timings, TokenCounts, TokenLogprob
+from tinydispatch.decoding.reply import ToolChoice, checked_grammar
+from tinydispatch.engine import Engine, EngineOptions, MakeGrammar, Timings, TokenCounts, TokenLogprob, WrittenToken
+from tinydispatch.folders import stamp
 from tinydispatch.formats import (
     UnparsedToolCall,
     default_chat_template,
@@ -34,6 +35,10 @@ DEFAULT_MAX_NEW_TOKENS = 384
 _LOG = logging.getLogger(__name__)
 
 
+class ModelChangedError(RuntimeError):
+    """The model file was written into while it was in use; what it would answer now is anybody's guess."""
+
+
 @dataclass(frozen=True)
 class Dispatch:
     """What the model decided: calls, a text reply, or both.
@@ -46,7 +51,8 @@ class Dispatch:
     parts. `is_confident` is False where the confidence lies below the threshold: such a reply should be handed up. It
     is None while nothing was calibrated: then the confidence is the model's own belief, and there is no threshold.
 
-    `logprobs` are those of the reply's tokens, as they were written, where they were asked for.
+    `logprobs` are those of the reply's tokens, as they were written, where they were asked for. `written` are the
+    tokens themselves, each with its probability, or without one where the grammar forced it.
     """
 
     calls: tuple[ToolCall, ...]
@@ -60,6 +66,7 @@ class Dispatch:
     confidences: tuple[CallConfidence, ...] = ()
     is_confident: bool | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    written: tuple[WrittenToken, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -128,6 +135,7 @@ class Dispatcher:
         listener: Listener | None = None,
         reference_date: dt.date | None = None,
         n_alternatives: int | None = None,
+        owner: str = "",
     ) -> Dispatch:
         """The calls or the reply to a conversation; a string is one user message.
 
@@ -139,11 +147,14 @@ class Dispatcher:
             reference_date: "today" for this conversation, in place of the dispatcher's own; a system message that
                 states the day wins over both.
             n_alternatives: how many alternatives `logprobs` names for each token; None leaves `logprobs` out.
+            owner: whose words these are: what was kept of another's is neither used nor counted.
 
         Raises:
             ValueError: there are no messages, the prompt does not fit the context, a tool's schema cannot be expressed
                 as a grammar, or the grammar failed while decoding.
+            ModelChangedError: the model file was written into since it was opened.
         """
+        self._check_file()
         offered = self.tools if tools is None else tools
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
@@ -160,8 +171,9 @@ class Dispatcher:
             is_parallel=is_parallel,
             listener=listener,
             n_alternatives=n_alternatives,
+            owner=owner,
         )
-        parsed = parse_reply(completion.text)
+        parsed = parse_reply(completion.text, offered)
         confidence = self.calibration.reply(reply_confidence(completion.choices, has_calls=bool(parsed.calls)))
         return Dispatch(
             calls=parsed.calls,
@@ -175,6 +187,7 @@ class Dispatcher:
             confidences=tuple(map(self.calibration.of_call, call_confidences(completion.text, completion.choices))),
             is_confident=confidence >= self.calibration.threshold if self.calibration.is_fitted else None,
             logprobs=completion.logprobs,
+            written=completion.written,
         )
 
     def continue_text(
@@ -184,22 +197,53 @@ class Dispatcher:
         max_new_tokens: int | None = None,
         listener: Listener | None = None,
         n_alternatives: int | None = None,
+        owner: str = "",
     ) -> Dispatch:
         """What follows a text as it stands, in `reply`: no template, no tools, no grammar, no date.
 
         Raises:
             ValueError: the text is empty or does not fit the context.
         """
+        self._check_file()
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        completion = self._engine.continue_text(text, limit, listener=listener, n_alternatives=n_alternatives)
+        completion = self._engine.continue_text(
+            text, limit, listener=listener, n_alternatives=n_alternatives, owner=owner
+        )
         return Dispatch(
             (), completion.text, (), (), completion.is_complete, completion.timings, completion.tokens,
-            logprobs=completion.logprobs,
+            logprobs=completion.logprobs, written=completion.written,
         )  # fmt: skip
+
+    def prepare(
+        self,
+        tools: Sequence[Tool],
+        choice: ToolChoice = ToolChoice.AUTO,
+        *,
+        is_parallel: bool = True,
+        make: MakeGrammar = checked_grammar,
+    ) -> None:
+        """Compile the grammar of these tools for a later `dispatch`; safe while another thread dispatches.
+
+        Args:
+            make: compiles it, in another process perhaps.
+
+        Raises:
+            GrammarError: it cannot be compiled; names the tool and the place.
+        """
+        self._engine.prepare(tools, choice, is_parallel=is_parallel, make=make)
 
     def forget_replies(self) -> None:
         """Guess from earlier replies no more; only the time of the next ones changes."""
         self._engine.forget_replies()
+
+    def _check_file(self) -> None:
+        """The file's pages are the model's memory: a file put in its place is no harm, one that was altered is."""
+        if isinstance(self._runtime, GgufModel) and (before := self._runtime.header.stamp):
+            now = stamp(self._runtime.path)
+            if now[:2] == before[:2] and now != before:
+                raise ModelChangedError(
+                    f"{self._runtime.path}: was written into while in use: start again, and replace model files instead"
+                )
 
     def close(self) -> None:
         """Finish writing kept states, and free the model if the dispatcher opened it; a second call does nothing."""
@@ -236,4 +280,5 @@ def _cache_owner(runtime: Runtime) -> bytes:
     """What a kept state belongs to: a model file's content and template, the size of the context, what computes it."""
     template = template_hash(runtime.chat_template or default_chat_template())
     model = fingerprint(runtime.header, runtime.computed_by) if isinstance(runtime, GgufModel) else b""
-    return model + f"{template} {runtime.n_ctx}".encode()
+    file = runtime.header.stamp[2:] if isinstance(runtime, GgufModel) else ()
+    return model + f"{template} {runtime.n_ctx} {file}".encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,7 +18,8 @@ from tinydispatch.decoding.greedy import Choice, Decoding, GreedyDecoder, Listen
 from tinydispatch.decoding.lookup import lookup
 from tinydispatch.decoding.recall import Recall, Trail
 from tinydispatch.decoding.rehearsal import rehearse
-from tinydispatch.decoding.reply import ReplyShape, ToolChoice, call_format, check_grammar, reply_grammar
+from tinydispatch.decoding.reply import CallFormat, ReplyShape, ToolChoice, call_format, checked_grammar
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.decoding.schema import KeyOrder
 from tinydispatch.decoding.tokens import can_force, token_table, token_texts
 from tinydispatch.formats import CALL_START
@@ -27,10 +30,14 @@ from tinydispatch.prompt import PromptEncoder
 from tinydispatch.tools import Message, Role, Tool
 
 _MAX_GRAMMARS = 32
+# Makes the grammar of a reply; `checked_grammar`, or one that does so elsewhere.
+MakeGrammar = Callable[[Sequence[Tool], ReplyShape, CallFormat], str]
 # Below this many ids, loading or saving a state costs more than computing them.
 _WORTH_A_STATE = 32
 # Logits that are held at a time while logprobs are looked up; each is as wide as the vocabulary.
 _LOGPROB_ROWS = 32
+# What a prompt that is too long should leave for a reply, and how many tools the message about it names.
+_SHORT_REPLY, _MOST_NAMED = 64, 5
 
 
 class PromptTooLongError(ValueError):
@@ -99,11 +106,19 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class WrittenToken:
+    """What one id spells, and how likely it was among the allowed ones; None where the grammar forced it."""
+
+    data: bytes
+    probability: float | None
+
+
+@dataclass(frozen=True)
 class Completion:
     """A reply's text without its end token; `is_complete` is False when the token limit or a listener cut it off.
 
     `choices` are the ids that the model chose, in order, each with its probability among the allowed ones. `logprobs`
-    are those of all ids, where they were asked for.
+    are those of all ids, where they were asked for. `written` are all ids, the forced ones too.
     """
 
     text: str
@@ -112,6 +127,7 @@ class Completion:
     tokens: TokenCounts
     choices: tuple[Choice, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    written: tuple[WrittenToken, ...] = ()
 
 
 @dataclass
@@ -155,8 +171,11 @@ class Engine:
         self.runtime, self.options = runtime, options or EngineOptions()
         self.prefixes = prefixes if self.options.reuses_prefix else None
         self._grammars: OrderedDict[tuple[str, ReplyShape], llguidance.LLMatcher] = OrderedDict()
-        self._recalls: OrderedDict[tuple[str, ToolChoice, bool], Recall] = OrderedDict()
+        self._grammars_lock = threading.Lock()
+        self._recalls: OrderedDict[tuple[str, ToolChoice, bool, str], Recall] = OrderedDict()
         self._tools: tuple[Sequence[Tool], str] = ((), "[]")
+        # Ids that stand before a kept state's own and tell whose it is.
+        self._owner, self._salt = "", tuple[int, ...]()
         self._encoder = PromptEncoder(runtime)
         self._tails: dict[bytes, list[int]] = {}
         self._texts = token_texts(runtime)
@@ -167,14 +186,24 @@ class Engine:
         opening = runtime.tokenize(f'{CALL_START}{{"name": "', parse_special=True)
         self._call_opening = opening if len(runtime.tokenize(CALL_START, parse_special=True)) > 1 else []
 
-    def prepare(self, tools: Sequence[Tool], choice: ToolChoice = ToolChoice.AUTO, *, is_parallel: bool = True) -> None:
+    def prepare(
+        self,
+        tools: Sequence[Tool],
+        choice: ToolChoice = ToolChoice.AUTO,
+        *,
+        is_parallel: bool = True,
+        make: MakeGrammar = checked_grammar,
+    ) -> None:
         """Compile the grammar of these tools, so that what is wrong with one is said before anything is decoded.
+
+        Safe while another thread decodes: nothing but the grammar is touched.
 
         Raises:
             GrammarError: a schema cannot be expressed; names the tool and the place.
             ValueError: the model's template writes calls in another form than the reader of replies knows.
         """
-        self._constraint(tools, choice, is_parallel)
+        if self.options.is_constrained:
+            self._compiled(tools, choice, is_parallel, make)
 
     def warm_up(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
         """Load what is kept of the prompt that begins so, and rehearse the grammar; how many ids are held.
@@ -196,6 +225,7 @@ class Engine:
         is_parallel: bool = True,
         listener: Listener | None = None,
         n_alternatives: int | None = None,
+        owner: str = "",
     ) -> Completion:
         """The most likely reply to `messages`, which carry their reference date already.
 
@@ -204,6 +234,7 @@ class Engine:
             listener: hears the bytes of each id as it is decided, and ends the reply by returning False.
             n_alternatives: how many alternatives `logprobs` names for each id; None leaves `logprobs` out, which
                 otherwise cost a second evaluation of the reply.
+            owner: whose words these are: what was kept of another's is neither used nor counted.
 
         Raises:
             PromptTooLongError: the prompt does not fit the context.
@@ -213,6 +244,7 @@ class Engine:
         started = time.perf_counter()
         constraint = self._constraint(tools, choice, is_parallel)
         prompt = self._encoder.encode(messages, tools)
+        self._belongs_to(owner)
         recall = self._recall(tools, choice, is_parallel) if self.options.recalls else None
         trail = recall.trail() if recall is not None else None
         opening = self._call_opening if tools and self.options.n_draft_ids and choice is not ToolChoice.NONE else []
@@ -225,7 +257,15 @@ class Engine:
             opening=opening,
             shared=lambda: self._opening(messages, tools),
         )
-        completion = self._write(reply, started)
+        try:
+            completion = self._write(reply, started)
+        except GrammarError as error:
+            # Before a name is written it may be the fault of any tool.
+            raise GrammarError(
+                error.tool or ", ".join(each.name for each in tools), error.path, error.problem
+            ) from None
+        except PromptTooLongError as error:
+            raise PromptTooLongError(f"{error}{self._advice(len(prompt), tools, max_new_tokens)}") from None
         if n_alternatives is None:
             return completion
         again = self._constraint(tools, choice, is_parallel)
@@ -238,6 +278,7 @@ class Engine:
         *,
         listener: Listener | None = None,
         n_alternatives: int | None = None,
+        owner: str = "",
     ) -> Completion:
         """What most likely follows a text as it stands, without template, tools or grammar.
 
@@ -251,6 +292,7 @@ class Engine:
         prompt = self.runtime.tokenize(text, parse_special=True)
         if not prompt:
             raise ValueError("there is no text to continue")
+        self._belongs_to(owner)
         reply = _Reply(prompt, Free(), max_new_tokens, listener)
         completion = self._write(reply, started)
         if n_alternatives is None:
@@ -263,7 +305,8 @@ class Engine:
         if room < 1:
             raise PromptTooLongError(
                 f"the prompt of {len(prompt)} tokens does not fit the context of {self.runtime.n_ctx}, which the reply "
-                "shares: shorten the conversation, offer fewer tools or raise n_ctx"
+                f"shares: it is {1 - room} too long; shorten the conversation, offer fewer tools or raise n_ctx "
+                "(--context)"
             )
         limit = min(reply.max_new_tokens, room)
         n_draft = self.options.n_draft_ids
@@ -289,6 +332,34 @@ class Engine:
         reply.ids = decoding.ids[:limit]
         return self._completion(decoding, reply, timings, n_cached)
 
+    def _advice(self, n_prompt: int, tools: Sequence[Tool], max_new_tokens: int) -> str:
+        """Which tools cost how much of a prompt that is too long, and which to leave out."""
+        if not tools:
+            return ""
+        costs = self.tool_tokens(tools)
+        ranked = sorted(costs, key=lambda name: -costs[name])
+        excess = n_prompt + min(max_new_tokens, _SHORT_REPLY) - self.runtime.n_ctx
+        dropped: list[str] = []
+        while excess > 0 and len(dropped) < len(ranked):
+            dropped.append(ranked[len(dropped)])
+            excess -= costs[dropped[-1]]
+        largest = ", ".join(f"{name} {costs[name]}" for name in ranked[:_MOST_NAMED])
+        text = f". Of the prompt {sum(costs.values())} tokens are its {len(costs)} tools, the largest: {largest}"
+        if excess > 0:
+            return f"{text}. Without any tool it would still be too long"
+        named = ", ".join(dropped[:_MOST_NAMED])
+        others = len(dropped) - _MOST_NAMED
+        return f"{text}. Without {named}{f' and the next {others}' if others > 0 else ''} a short reply fits"
+
+    def tool_tokens(self, tools: Sequence[Tool]) -> dict[str, int]:
+        """How many tokens of a prompt each tool costs, by its name."""
+        asked = [Message(Role.USER, "?")]
+        alone = {tool.name: len(self._encoder.encode(asked, [tool])) for tool in tools}
+        # What introduces the tools, whichever they are.
+        twice = [tools[0], replace(tools[0])]
+        frame = 2 * alone[tools[0].name] - len(self._encoder.encode(asked, twice))
+        return {name: max(1, n_tokens - frame) for name, n_tokens in alone.items()}
+
     def _completion(self, decoding: Decoding, reply: _Reply, timings: Timings, n_cached: int) -> Completion:
         return Completion(
             text=b"".join(self._texts[token] for token in reply.ids).decode("utf-8", "replace"),
@@ -303,6 +374,14 @@ class Engine:
                 accepted=decoding.n_accepted,
             ),
             choices=tuple(decoding.choices),
+            written=self._written(decoding, reply.ids),
+        )
+
+    def _written(self, decoding: Decoding, ids: Sequence[int]) -> tuple[WrittenToken, ...]:
+        chosen = iter(decoding.choices)
+        return tuple(
+            WrittenToken(self._texts[token], None if is_forced else next(chosen).probability)
+            for token, is_forced in zip(ids, decoding.are_forced, strict=False)
         )
 
     def _logprobs(self, reply: _Reply, constraint: Constraint, n_alternatives: int) -> tuple[TokenLogprob, ...]:
@@ -355,26 +434,44 @@ class Engine:
     def _matcher(self, tools: Sequence[Tool], choice: ToolChoice, *, is_parallel: bool) -> llguidance.LLMatcher | None:
         if not self.options.is_constrained:
             return None
+        # The copy shares what the lexer has learned with the one that is kept.
+        return self._compiled(tools, choice, is_parallel, checked_grammar).deep_copy()
+
+    def _compiled(
+        self, tools: Sequence[Tool], choice: ToolChoice, is_parallel: bool, make: MakeGrammar
+    ) -> llguidance.LLMatcher:
         shape = ReplyShape(choice, is_parallel, self.options.key_order, self._can_force)
         key = (self._tools_key(tools), shape)
-        if key not in self._grammars:
-            form = call_format(self.runtime.chat_template)
-            grammar = reply_grammar(tools, shape, form)
-            check_grammar(grammar, tools, shape, form)
-            self._grammars[key] = llguidance.LLMatcher(self._table, grammar)
+        with self._grammars_lock:
+            if (known := self._grammars.get(key)) is not None:
+                self._grammars.move_to_end(key)
+                return known
+        matcher = llguidance.LLMatcher(self._table, make(tools, shape, call_format(self.runtime.chat_template)))
+        with self._grammars_lock:
+            self._grammars[key] = matcher
             while len(self._grammars) > _MAX_GRAMMARS:
                 self._grammars.popitem(last=False)
-        self._grammars.move_to_end(key)
-        # The copy shares what the lexer has learned with the one that is kept.
-        return self._grammars[key].deep_copy()
+        return matcher
 
     def _tools_key(self, tools: Sequence[Tool]) -> str:
-        if self._tools[0] is not tools:
-            self._tools = (tools, json.dumps([tool.to_openai() for tool in tools]))
-        return self._tools[1]
+        known, text = self._tools  # read once: another thread may put others in their place
+        if known is not tools:
+            text = json.dumps([tool.to_openai() for tool in tools])
+            self._tools = (tools, text)
+        return text
+
+    def _belongs_to(self, owner: str) -> None:
+        """Leave what another owner's last prompt has left in the runtime; kept states are found by their owner's salt.
+
+        Whoever could use another's state would read that other's prompt, token by token, from counts and times.
+        """
+        if owner != self._owner:
+            self.runtime.truncate(0)
+            digest = hashlib.blake2b(owner.encode(), digest_size=8, person=b"prefix").digest()
+            self._owner, self._salt = owner, tuple(np.frombuffer(digest, "<i4").tolist()) if owner else ()
 
     def _recall(self, tools: Sequence[Tool], choice: ToolChoice, is_parallel: bool) -> Recall:
-        key = (self._tools_key(tools), choice, is_parallel)
+        key = (self._tools_key(tools), choice, is_parallel, self._owner)
         recall = self._recalls.setdefault(key, Recall())
         self._recalls.move_to_end(key)
         while len(self._recalls) > _MAX_GRAMMARS:
@@ -399,7 +496,7 @@ class Engine:
 
     def _load_prefix(self, prompt: Sequence[int], n_held: int) -> int:
         while self.prefixes is not None and len(prompt) - n_held >= _WORTH_A_STATE:
-            found = self.prefixes.find(prompt, n_held + _WORTH_A_STATE)
+            found = self.prefixes.find([*self._salt, *prompt], len(self._salt) + n_held + _WORTH_A_STATE)
             if found is None:
                 return n_held
             ids, state = found
@@ -416,10 +513,11 @@ class Engine:
         if self.prefixes is None or len(prompt) - n_held < _WORTH_A_STATE:
             return n_held
         common = shared_prefix(prompt[:-1], shared())
-        if common - n_held < _WORTH_A_STATE or self.prefixes.holds(prompt[:common]):
+        key = [*self._salt, *prompt[:common]]
+        if common - n_held < _WORTH_A_STATE or self.prefixes.holds(key):
             return n_held
         self.runtime.decode(prompt[n_held:common])
-        self.prefixes.put(prompt[:common], self.runtime.save_state())
+        self.prefixes.put(key, self.runtime.save_state())
         return common
 
     def _opening(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where the package keeps what it can make again."""
+"""Where the package keeps what it can make again, and how a line is appended whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,3 +20,29 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "tinydispatch"
     except RuntimeError as error:
         raise ValueError(f"no folder for the cache: {error}; set TINYDISPATCH_CACHE") from error
+
+
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Append all of `data` to a file, or leave it as it was: a disk that fills up takes a part and then no more.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    start, n_written = os.fstat(descriptor).st_size, 0
+    try:
+        while n_written < len(data):
+            n_written += os.write(descriptor, data[n_written:])
+    except OSError:
+        # Unless another process has written behind it.
+        if n_written and os.fstat(descriptor).st_size == start + n_written:
+            os.ftruncate(descriptor, start)
+        raise
+
+
+def stamp(path: Path | int) -> tuple[int, ...]:
+    """Tells whether a file is still the one that it was: device, inode, size and time of change; () for none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (of an open file, too)
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import logging
 import os
+import secrets
 import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 _LOG = logging.getLogger(__name__)
 
-_MAGIC = b"TDPC0001"
+_MAGIC = b"TDPC0002"
+_KEY_FILE, _KEY_BYTES = "prefix.key", 32
 _SUFFIX = ".prefix"
 _N_IDS = struct.Struct("<I")
 _DIGEST_BYTES = 16
@@ -44,8 +48,8 @@ class PrefixCache:
     Args:
         owner: identifies the model file, its template and the cache's layout; states of other owners are not looked at.
         folder: where states are kept, between starts too; None keeps them in memory. What is written is not held in
-            memory besides: the system does that as long as it has room. A folder that cannot be written is reported
-            once and done without.
+            memory besides: the system does that as long as it has room. A folder that cannot be written, or in which
+            others than the user may write, is reported once and done without.
         memory_bytes: of states that are in no file.
     """
 
@@ -63,8 +67,11 @@ class PrefixCache:
         # Shared with the thread that writes: only operations that Python does in one step, and no name is sure to stay.
         self._files: dict[tuple[int, ...], Path] = {}
         self._writer: ThreadPoolExecutor | None = None
+        self._key = b""
         if folder is not None:
-            self._list_files(folder)
+            self._folder = folder if self._is_ours(folder) else None
+        if self._folder is not None:
+            self._list_files(self._folder)
 
     def find(self, prompt: Sequence[int], n_held: int) -> tuple[tuple[int, ...], bytes] | None:
         """The ids and the state that share most with the prompt's start, if that is more than `n_held` ids."""
@@ -106,6 +113,21 @@ class PrefixCache:
             self._writer = None
             self._let_go()
 
+    def _is_ours(self, folder: Path) -> bool:
+        """Whether nobody else can have put a file there; what a state says is taken for what the model has read."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            found = folder.stat()
+            if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+                problem = "others may write there (run: chmod go-w), or it is somebody else's"
+                _LOG.warning("%s: prompt states cannot be kept there: %s", folder, problem)
+                return False
+            self._key = _secret(folder / _KEY_FILE)
+        except OSError as error:
+            _LOG.warning("%s: prompt states cannot be kept there: %s", folder, error.strerror)
+            return False
+        return True
+
     def _load(self, ids: tuple[int, ...]) -> bytes | None:
         if ids in self._states:
             self._states.move_to_end(ids)
@@ -115,8 +137,12 @@ class PrefixCache:
             return None
         try:
             with path.open("rb") as stream:
-                stream.seek(_head_bytes(len(ids)))
+                head = stream.read(_head_bytes(len(ids)))
                 state = stream.read()
+            state, digest = state[:-_DIGEST_BYTES], state[-_DIGEST_BYTES:]
+            if not hmac.compare_digest(digest, _keyed(self._key, head, state)):
+                self.drop(ids)
+                return None
             # The time of last use, by which the oldest is dropped.
             os.utime(path)
         except OSError:  # another process has dropped it
@@ -148,13 +174,13 @@ class PrefixCache:
         name = hashlib.blake2b(_packed(ids), digest_size=_DIGEST_BYTES).hexdigest()
         path = folder / f"{self._owner}-{name}{_SUFFIX}"
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Written beside its place and moved there: a reader sees all of it or none.
             descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
             try:
                 with os.fdopen(descriptor, "wb") as stream:
                     stream.write(_head(ids))
                     stream.write(state)
+                    stream.write(_keyed(self._key, _head(ids), state))
                 Path(temporary).replace(path)
             except BaseException:
                 _delete(Path(temporary))
@@ -178,6 +204,27 @@ class PrefixCache:
             for ids in [ids for ids, file in list(self._files.items()) if file == path]:
                 self._files.pop(ids, None)
             total -= size
+
+
+def _secret(path: Path) -> bytes:
+    """The key of a folder's states, made when there is none; whoever cannot read it forges none."""
+    with contextlib.suppress(FileExistsError), _new(path) as stream:
+        stream.write(secrets.token_bytes(_KEY_BYTES))
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:  # cut off by a crash; what was kept under it is lost
+        path.unlink(missing_ok=True)
+        return _secret(path)
+    return key
+
+
+def _new(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _keyed(key: bytes, head: bytes, state: bytes) -> bytes:
+    digest = hashlib.blake2b(head, key=key, digest_size=_DIGEST_BYTES)
+    digest.update(state)
+    return digest.digest()
 
 
 def _delete(path: Path) -> None:

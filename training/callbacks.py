@@ -1,4 +1,4 @@
-"""What happens around training steps: a progress bar, a loss log, and a clean stop on a signal."""
+"""What happens around training steps: a progress bar, a log of losses, and a clean stop on a signal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.config import RunConfig
+from training.dataset import EncodedData
 
 # The trainer's hooks all have these parameters, used or not.
 # ruff: noqa: ARG002
 
+LOSS_LOG = "train_log.jsonl"
+HELDOUT_LOSS = "heldout_loss"
 _LOGGED = {"loss", "learning_rate", "grad_norm", "epoch", "mean_token_accuracy", "num_tokens"}
 
 
@@ -67,7 +74,7 @@ class LossLog(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= state.global_step]
+        kept = [line for line in lines if _step_of(line) <= state.global_step] if state.global_step else []
         self._path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def on_log(
@@ -85,6 +92,64 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+class HeldoutLoss(TrainerCallback):  # type: ignore[misc]
+    """Scores the same few conversations before training, every so many steps and at the end; appends to the loss log.
+
+    Nothing is drawn at random and the model stays as it is, so the training is the same with it or without.
+    """
+
+    def __init__(
+        self, run: RunConfig, loss_of: Callable[[Dataset], float], data: EncodedData | None, log: Path
+    ) -> None:
+        """Args:
+        loss_of: of the model in training; every process calls it.
+        """
+        self._every, self._loss_of, self._log = run.training.heldout.every_steps, loss_of, log
+        self._rows = None if data is None else some_of(data.dataset, run.training.heldout.max_conversations)
+        self._last: tuple[int, float] | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last loss, where there is one."""
+        return {} if self._last is None else {HELDOUT_LOSS: self._last[1]}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self._score(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._every is not None and state.global_step % self._every == 0:
+            self._score(state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:  # not after a stop, which is not to wait
+            self._score(state)
+
+    def _score(self, state: TrainerState) -> None:
+        if self._rows is None or (self._last is not None and self._last[0] == state.global_step):
+            return
+        loss = self._loss_of(self._rows)
+        self._last = state.global_step, loss
+        if not state.is_world_process_zero:
+            return
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, HELDOUT_LOSS: loss}) + "\n")
+        _to_wandb(state.global_step, loss)
+
+
+def some_of(dataset: Dataset, most: int) -> Dataset:
+    """At most so many rows, spread evenly."""
+    places = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int)
+    return dataset.select(sorted(set(places.tolist())))
+
+
+def _to_wandb(step: int, loss: float) -> None:
+    import wandb  # here, because importing it takes two seconds that runs without tracking need not wait
+
+    if wandb.run is not None:
+        wandb.log({f"eval/{HELDOUT_LOSS}": loss, "train/global_step": step})
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]

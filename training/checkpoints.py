@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _INPUTS = "inputs.json"
 _SEAL = "complete.json"
 # How a run is watched does not decide what it computes.
-_HARMLESS = {"save_steps", "keep_last_n", "logging_steps", "pass_rate", "require_gguf"}
+_HARMLESS = {"save_steps", "keep_last_n", "logging_steps", "pass_rate", "heldout", "require_gguf"}
 
 
 def newest_complete(directory: Path) -> Path | None:

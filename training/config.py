@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -101,6 +102,8 @@ class Section(BaseModel):
     """Frozen, strict, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Keys that are gone, each with what takes its place.
+    replaced: ClassVar[Mapping[str, str]] = {}
 
 
 class ModelConfig(Section):
@@ -144,11 +147,25 @@ class PassRateConfig(Section):
     max_new_tokens: int = Field(default=128, ge=1)
 
 
-class TrainingConfig(Section):
-    """Supervised fine-tuning. One step is one update, on batch × accumulation × processes conversations (or rows).
+class HeldoutConfig(Section):
+    """The loss on conversations that are not trained on: before, while and after the others are; drawn with theirs."""
 
-    How long a conversation may be is `data.max_length_tokens`.
+    every_steps: int | None = Field(default=100, ge=1)  # null: never
+    max_conversations: int = Field(default=64, ge=1)  # spread evenly over heldout.jsonl
+
+
+class TrainingConfig(Section):
+    """Supervised fine-tuning. A step is one update, on `global_batch_size` conversations (rows under `packing: rows`).
+
+    All processes together make the step. What each computes at once is `per_device_batch_size`: under `packing: tree`
+    the conversations that are laid out as one tree. How many batches a process adds up for a step follows from the two
+    and from the number of processes. How long a conversation may be is `data.max_length_tokens`.
     """
+
+    replaced: ClassVar[Mapping[str, str]] = {
+        "gradient_accumulation_steps": "it follows from 'training.global_batch_size', the conversations of a step on "
+        "all processes together; give that (per_device_batch_size × gradient_accumulation_steps × processes)"
+    }
 
     method: Method = Method.FULL
     epochs: float = Field(default=1.0, gt=0)
@@ -157,8 +174,9 @@ class TrainingConfig(Section):
     muon_learning_rate: float = Field(default=0.02, gt=0)  # of the matrices under `optimizer: muon`
     scheduler: Scheduler = Scheduler.LINEAR
     warmup_steps: int = Field(default=0, ge=0)
+    warmup_ratio: float | None = Field(default=None, gt=0, lt=1)  # of all steps, instead of `warmup_steps`
+    global_batch_size: int = Field(default=8, ge=1)
     per_device_batch_size: int = Field(default=8, ge=1)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     optimizer: OptimizerName = OptimizerName.ADAMW
@@ -171,12 +189,38 @@ class TrainingConfig(Section):
     logging_steps: int = Field(default=10, ge=1)
     lora: LoraConfig = LoraConfig()
     pass_rate: PassRateConfig = PassRateConfig()
+    heldout: HeldoutConfig = HeldoutConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.method.has_adapter and self.optimizer is OptimizerName.MUON:
             raise ValueError("optimizer 'muon' is for method 'full'; adapters train with 'adamw'")
+        if self.warmup_ratio is not None and self.warmup_steps:
+            raise ValueError("give 'warmup_steps' or 'warmup_ratio' (a share of all steps), not both")
         return self
+
+    def warmup(self, n_steps: int) -> int:
+        """Steps of warm-up in a training of so many."""
+        return self.warmup_steps if self.warmup_ratio is None else math.ceil(n_steps * self.warmup_ratio)
+
+    def accumulation_steps(self, n_processes: int) -> int:
+        """Batches that each of the processes adds up for one step.
+
+        Raises:
+            ConfigError: the processes' batches do not make up a step exactly.
+        """
+        wanted, each = self.global_batch_size, self.per_device_batch_size
+        if wanted % (n_processes * each) == 0:
+            return wanted // (n_processes * each)
+        fitting = next((size for size in range(min(each, wanted), 0, -1) if wanted % (n_processes * size) == 0), None)
+        together = n_processes * each
+        multiples = sorted({max(1, wanted // together) * together, -(-wanted // together) * together})
+        advice = "" if fitting is None else f"training.per_device_batch_size={fitting}, or "
+        raise ConfigError(
+            f"training.global_batch_size is {wanted}, and {n_processes} process{'es' * (n_processes > 1)} with "
+            f"training.per_device_batch_size {each} make {together} at a time, of which {wanted} is no multiple; set "
+            f"{advice}training.global_batch_size={' or '.join(map(str, multiples))}"
+        )
 
 
 class TrackingConfig(Section):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, List, Value
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ from training.tokenizer import has_generation_tags
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
-_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
 
 @dataclass(frozen=True)
@@ -81,46 +82,81 @@ def count_tokens(conversation: Conversation, tokenizer: PreTrainedTokenizerBase)
     return len(_Renderer(conversation, tokenizer).ids(messages[: trained[-1] + 1] if trained else messages))
 
 
-def build_dataset(
-    conversations: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int
-) -> EncodedData:
-    """Encode everything that fits; a conversation that is too long is left out as a whole and counted, never cut.
+@dataclass
+class EncodeCounts:
+    """What became of the conversations that were looked at; those of several parts add up."""
 
-    Raises:
-        TrainingDataError: nothing is left.
-        TokenizerError: the template renders more than one conversation in a hundred otherwise than a server would.
-    """
-    rejected: Counter[str] = Counter()
-    last_mismatch: PromptMismatchError | None = None
+    seen: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    mismatch: PromptMismatchError | None = None  # the last one
+
+    def add(self, other: EncodeCounts) -> None:
+        """Count a further part."""
+        self.seen += other.seen
+        self.tokens += other.tokens
+        self.trained_tokens += other.trained_tokens
+        self.rejected += other.rejected
+        self.mismatch = other.mismatch or self.mismatch
+
+    def check(self, max_length_tokens: int, *, may_be_empty: bool = False) -> None:
+        """After the last part.
+
+        Raises:
+            TrainingDataError: nothing is left, and that matters.
+            TokenizerError: the template renders more than one conversation in a hundred otherwise than a server would.
+        """
+        if self.mismatch is not None and self.rejected["prompt_mismatch"] * 100 > self.seen:
+            raise self.mismatch
+        if not self.tokens and not may_be_empty:
+            raise TrainingDataError(_nothing_left(self.rejected, max_length_tokens))
+
+
+def encode_part(
+    conversations: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int
+) -> tuple[pa.RecordBatch, EncodeCounts]:
+    """Some conversations in the columns of `EncodedData.dataset`; what is too long is left out, and never cut."""
+    counts = EncodeCounts()
     sequences: list[np.ndarray] = []  # int32, because a Python int takes nine times the room: 200k rows would not fit
     labels: list[np.ndarray] = []
-    seen = trained_tokens = 0
     for conversation in conversations:
-        seen += 1
+        counts.seen += 1
         try:
             examples = encode_conversation(conversation, tokenizer)
         except PromptMismatchError as error:
-            last_mismatch = error
-            rejected["prompt_mismatch"] += 1
+            counts.mismatch = error
+            counts.rejected["prompt_mismatch"] += 1
             continue
         if not examples:
-            rejected["nothing_trained"] += 1
+            counts.rejected["nothing_trained"] += 1
         elif max(len(example.input_ids) for example in examples) > max_length_tokens:
-            rejected["too_long"] += 1
+            counts.rejected["too_long"] += 1
         else:
             sequences += [np.array(example.input_ids, dtype=np.int32) for example in examples]
             labels += [np.array(example.labels, dtype=np.int32) for example in examples]
-            trained_tokens += sum(sum(example.is_trained) for example in examples)
-    if last_mismatch is not None and rejected["prompt_mismatch"] * 100 > seen:
-        raise last_mismatch
-    if not sequences:
-        raise TrainingDataError(_nothing_left(rejected, max_length_tokens))
-    return EncodedData(
-        dataset=Dataset.from_dict({"input_ids": sequences, "labels": labels}, features=_FEATURES),
-        rejected=rejected,
-        tokens=sum(len(sequence) for sequence in sequences),
-        trained_tokens=trained_tokens,
-    )
+            counts.tokens += sum(len(example.input_ids) for example in examples)
+            counts.trained_tokens += sum(sum(example.is_trained) for example in examples)
+    return pa.record_batch([_lists(sequences), _lists(labels)], schema=FEATURES.arrow_schema), counts
+
+
+def _lists(rows: Sequence[np.ndarray]) -> pa.Array:
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.concatenate([np.empty(0, dtype=np.int32), *rows]))
+
+
+def build_dataset(
+    conversations: Iterable[Conversation], tokenizer: PreTrainedTokenizerBase, max_length_tokens: int
+) -> EncodedData:
+    """Encode everything that fits, here and in memory; `training.encoding` does the same to a file.
+
+    Raises:
+        TrainingDataError, TokenizerError: as `EncodeCounts.check`.
+    """
+    batch, counts = encode_part(conversations, tokenizer, max_length_tokens)
+    counts.check(max_length_tokens)
+    dataset = Dataset(pa.Table.from_batches([batch]))
+    return EncodedData(dataset, counts.rejected, counts.tokens, counts.trained_tokens)
 
 
 def _nothing_left(rejected: Counter[str], max_length_tokens: int) -> str:

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
 
-from training.config import Precision, TrainingConfig
+from training.config import Dtype, Method, Precision, TrainingConfig
 from training.errors import ConfigError
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Inside, PyTorch computes on every core that this process may use.
+
+    accelerate's launcher sets OMP_NUM_THREADS=1 where several processes share a machine. Stages that only the first
+    one runs, such as merging, would stay on one core.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_accelerator() -> bool:
@@ -13,13 +33,19 @@ def has_accelerator() -> bool:
     return torch.accelerator.is_available()
 
 
+def n_processes() -> int:
+    """Processes that train together, as accelerate's launcher states it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_machine(training: TrainingConfig) -> None:
-    """Refuse settings that this machine cannot train with, before any data are prepared.
+    """Refuse settings that this machine, or so many processes, cannot train with, before any data are prepared.
 
     Raises:
         ConfigError: names the setting and what to set instead.
     """
     resolve_precision(training.precision)
+    training.accumulation_steps(n_processes())
 
 
 def resolve_precision(asked: Precision) -> Precision:
@@ -37,8 +63,47 @@ def resolve_precision(asked: Precision) -> Precision:
     return Precision.FP16 if torch.cuda.is_available() else Precision.FP32
 
 
+@dataclass(frozen=True)
+class NumberFormats:
+    """What each part of a run is held in.
+
+    `weights`: the model as it is loaded; `compute`: what 4-bit weights become in a product; `adapters`: what is
+    trained beside frozen weights.
+    """
+
+    weights: Dtype
+    compute: Dtype
+    adapters: Dtype
+
+
+def number_formats(method: Method, weights: Dtype, precision: Precision) -> NumberFormats:
+    """The formats that a precision leaves to a run.
+
+    Under fp16 the loss is scaled and gradients are scaled back, which PyTorch does for fp32 alone: what is trained is
+    kept in fp32, and frozen weights in fp16, because such cards (T4, V100) only emulate bf16. Elsewhere adapters
+    beside 4-bit weights are kept in bf16, others in fp32.
+
+    Args:
+        weights: what the run asks for.
+        precision: what `resolve_precision` gives.
+    """
+    if precision is Precision.FP16:
+        frozen = Dtype.FLOAT16 if weights is Dtype.BFLOAT16 else weights
+        return NumberFormats(
+            Dtype.FLOAT32 if method is Method.FULL else frozen, compute=Dtype.FLOAT16, adapters=Dtype.FLOAT32
+        )
+    return NumberFormats(weights, Dtype.BFLOAT16, adapters=Dtype.BFLOAT16 if method is Method.QLORA else Dtype.FLOAT32)
+
+
+def precision_of_gpu(capability: tuple[int, int]) -> Precision:
+    """bf16 from CUDA's compute capability 8.0 on (A100, L4, 3090 and later), fp16 before (T4: 7.5, V100: 7.0)."""
+    return Precision.BF16 if capability >= (8, 0) else Precision.FP16
+
+
 def multiplies_bf16() -> bool:
     """Whether the device that trains multiplies bf16 itself, and does not emulate it."""
+    if torch.cuda.is_available() and torch.version.hip is None:
+        return precision_of_gpu(torch.cuda.get_device_capability()) is Precision.BF16
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if has_accelerator():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import queue
 import re
 import threading
 from pathlib import Path
 
 import httpx2  # the transport of huggingface_hub 2, whose connection errors it lets through as they are
-from huggingface_hub import HfApi, ModelInfo, snapshot_download
+from huggingface_hub import HfApi, ModelInfo, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from tinydispatch.default.card import SMOLLM2
 from training.config import ModelConfig
@@ -88,12 +90,18 @@ def _checked_directory(directory: Path, given: str) -> Path:
 
 
 def _has_weights(directory: Path) -> bool:
-    """Whether weights are there, and of weights in several files every one: a download may have been interrupted."""
-    for index in directory.glob("*.index.json"):
-        shards = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
-        if any(not (directory / shard).is_file() for shard in shards):
-            return False
-    return any(directory.glob("*.safetensors")) or any(directory.glob("pytorch_model*.bin"))
+    """Whether the weights that transformers would load are there, and of several files every one.
+
+    It takes the first of these that exists, so an index beside it, of files in another format, means nothing.
+    """
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        if (directory / whole).is_file():
+            return True
+        index = directory / f"{whole}.index.json"
+        if index.is_file():
+            shards = set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values())
+            return bool(shards) and all((directory / shard).is_file() for shard in shards)
+    return False
 
 
 def _is_hub_id(path: str) -> bool:
@@ -103,14 +111,16 @@ def _is_hub_id(path: str) -> bool:
 
 def _hub_snapshot(model: ModelConfig) -> Path:
     cached = _cached_snapshot(model)
-    # A commit never changes; without a revision, what was fetched first is what every later run of it uses.
+    # Whatever the branch does later, the commit that was used first is what every later run of it uses.
     if cached is not None:
-        return cached
+        return _pinned(model, cached)
     try:
         info = _probe(model)
         names = [sibling.rfilename for sibling in info.siblings or []]
         weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
-        fetched = Path(snapshot_download(model.path, revision=info.sha, allow_patterns=[*_SMALL_FILES, weights]))
+        patterns = [*_SMALL_FILES, weights]
+        cache = constants.HF_HUB_CACHE
+        fetched = Path(snapshot_download(model.path, revision=info.sha, allow_patterns=patterns, cache_dir=cache))
     except GatedRepoError as error:
         raise ModelNotFoundError(_failed(model, "access has to be requested and `hf auth login` run")) from error
     except RevisionNotFoundError as error:
@@ -121,7 +131,7 @@ def _hub_snapshot(model: ModelConfig) -> Path:
         raise ModelNotFoundError(_failed(model, f"the Hub cannot be reached ({_first_line(error)})")) from error
     if not _has_weights(fetched):
         raise ModelNotFoundError(_failed(model, "it holds neither *.safetensors nor pytorch_model*.bin"))
-    return fetched
+    return _pinned(model, fetched)
 
 
 def _probe(model: ModelConfig) -> ModelInfo:
@@ -148,9 +158,31 @@ def _probe(model: ModelConfig) -> ModelInfo:
     return result
 
 
+def _pin(model: ModelConfig) -> Path:
+    """Where the commit is kept that a branch, or none, stood for at its first use.
+
+    The cache itself notes a branch only where it was asked for by that name, and lets any program move it.
+    """
+    folder = repo_folder_name(repo_id=model.path, repo_type="model")
+    return Path(constants.HF_HUB_CACHE) / folder / "refs" / "tinydispatch" / (model.revision or "main")
+
+
+def _pinned(model: ModelConfig, snapshot: Path) -> Path:
+    pin = _pin(model)
+    if snapshot.name != model.revision and not pin.is_file():
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        part = pin.with_name(f"{pin.name}.{os.getpid()}.part")
+        part.write_text(snapshot.name, "ascii")
+        part.replace(pin)
+    return snapshot
+
+
 def _cached_snapshot(model: ModelConfig) -> Path | None:
+    pin = _pin(model)
+    revision = pin.read_text("ascii").strip() if pin.is_file() else model.revision
+    cache = constants.HF_HUB_CACHE
     try:
-        cached = Path(snapshot_download(model.path, revision=model.revision, local_files_only=True))
+        cached = Path(snapshot_download(model.path, revision=revision, local_files_only=True, cache_dir=cache))
     except (LocalEntryNotFoundError, OSError):
         return None
     # An interrupted download leaves a folder without (all) weights.

@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from training.config import Dtype, Method, OptimizerName, Precision, RunConfig
-from training.hardware import resolve_precision
+from training.hardware import n_processes, number_formats, resolve_precision
 from training.optimizer import split_parameters
 from training.options import to_lora_config
 from training.sharding import is_sharded
@@ -27,10 +27,14 @@ _TILE_TOKENS, _TILE_COLUMNS, _TILE_BYTES = 4096, 32_768, 16
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one device. `activations` is None where the model could not be traced without its weights."""
+    """Bytes on one device. `activations` is None where the model could not be traced without its weights.
+
+    `buckets`: the copy of the gradients that replicas send each other.
+    """
 
     weights: int
     gradients: int
+    buckets: int
     optimizer: int
     activations: int | None
     loss: int
@@ -38,7 +42,7 @@ class MemoryEstimate:
     @property
     def counted(self) -> int:
         """What is there from the first step to the last, whatever the batch: not an estimate."""
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.buckets + self.optimizer
 
     @property
     def total(self) -> int:
@@ -51,30 +55,35 @@ class MemoryEstimate:
         return self.gradients + self.optimizer
 
 
-def estimate_memory(run: RunConfig, directory: Path, row_tokens: int, trained_share: float) -> MemoryEstimate:
+def estimate_memory(
+    run: RunConfig, directory: Path, row_tokens: int, trained_share: float, processes: int | None = None
+) -> MemoryEstimate:
     """Count and trace the model on torch's meta device, which holds shapes and no data.
 
     Args:
         row_tokens: length of the longest row of a batch.
         trained_share: of all tokens, those that carry loss.
+        processes: that train together; None: as many as the launcher has started.
     """
+    processes = n_processes() if processes is None else processes
     training = run.training
     model = meta_model(directory)
     if training.method.has_adapter:
         model = peft.get_peft_model(model, to_lora_config(run))
-    weight_bytes = _BYTES[run.model.dtype]
+    precision = resolve_precision(training.precision)
+    held = number_formats(training.method, run.model.dtype, precision)
+    weight_bytes = _BYTES[held.weights]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     n_trainable = sum(parameter.numel() for parameter in trainable)
-    # Adapters are kept in fp32, but in bf16 beside 4-bit weights.
-    trainable_bytes = {Method.FULL: weight_bytes, Method.LORA: 4, Method.QLORA: 2}[training.method]
-    precision = resolve_precision(training.precision)
-    shards = int(os.environ.get("WORLD_SIZE", "1")) if is_sharded() else 1
+    trainable_bytes = weight_bytes if training.method is Method.FULL else _BYTES[held.adapters]
+    shards = processes if is_sharded() else 1
     tokens = row_tokens * training.per_device_batch_size
     scored = min(int(tokens * trained_share) + 1, _TILE_TOKENS)
     vocabulary, width = model.get_input_embeddings().weight.shape
     return MemoryEstimate(
         weights=(_weights(model, training.method, weight_bytes, precision)) // shards,
         gradients=n_trainable * trainable_bytes // shards,
+        buckets=n_trainable * trainable_bytes if processes > 1 and not is_sharded() else 0,
         optimizer=_optimizer_values(model, training.optimizer, n_trainable) * trainable_bytes // shards,
         activations=_activations(run, model, tokens, precision),
         loss=scored * min(vocabulary, _TILE_COLUMNS) * _TILE_BYTES + 4 * vocabulary * width,

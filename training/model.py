@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tinydispatch import formats
 from training.config import Dtype
 from training.errors import ConfigError, ModelNotFoundError, TokenizerError
 
@@ -81,11 +82,44 @@ def fit_embedding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     rows = model.get_input_embeddings().weight.shape[0]
     ids = max(tokenizer.get_vocab().values()) + 1
     if ids <= rows:
+        _start_from_related_words(model, tokenizer)
         return
     if model.config.model_type == "opt":
         raise TokenizerError(f"the tokenizer has ids up to {ids - 1}, the OPT embedding only {rows} rows; nothing fits")
     logger.warning("the embedding grows from %d to %d rows for new tokens", rows, ids)
     model.resize_token_embeddings(ids)
+
+
+# What each of our tokens stands for, in words that every tokenizer has.
+_RELATED = {
+    formats.TURN_START: "user assistant system message",
+    formats.TURN_END: "end. stop. done.",
+    formats.CALL_START: "call function tool",
+    formats.CALL_END: "end call function",
+    formats.RESULT_START: "result response answer",
+    formats.RESULT_END: "end result response",
+    formats.DOCUMENT_END: "end of document",
+}
+
+
+def _start_from_related_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Rows of OPT's embedding that no token used until now become the mean of words with a like meaning.
+
+    The published rows hold what initialisation and weight decay left. Tied to the head, they would be as wrong there.
+    """
+    if model.config.model_type != "opt":
+        return
+    weight = model.get_input_embeddings().weight
+    known = tokenizer.get_vocab()
+    first_free = model.config.vocab_size - len(formats.SPECIAL_TOKENS)
+    with torch.no_grad():
+        for token, words in _RELATED.items():
+            row = known.get(token)
+            if row is None or row < first_free or weight.device.type == "meta":
+                continue
+            near = tokenizer(f" {words}", add_special_tokens=False)["input_ids"]
+            mean = weight[torch.tensor(near, device=weight.device)].float().mean(0)
+            weight[row] = mean.to(weight.dtype)
 
 
 def _set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -12,7 +12,7 @@ from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 from training.config import Packing, Precision, RunConfig, Scheduler
-from training.hardware import has_accelerator, resolve_precision
+from training.hardware import has_accelerator, n_processes, resolve_precision
 
 _SCHEDULERS = {Scheduler.LINEAR: "linear", Scheduler.COSINE: "cosine", Scheduler.CONSTANT: "constant_with_warmup"}
 
@@ -21,7 +21,7 @@ def to_sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str] = (
     """The run's settings in TRL's words.
 
     Raises:
-        ConfigError: a precision that the machine cannot train in.
+        ConfigError: a precision that the machine cannot train in, or processes that do not divide a step.
     """
     precision = resolve_precision(run.training.precision)
     with warnings.catch_warnings():
@@ -32,7 +32,7 @@ def to_sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str] = (
 
 def _sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str], precision: Precision) -> SFTConfig:
     training = run.training
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(output_dir),
         run_name=run.name,
         seed=run.seed,
@@ -41,9 +41,9 @@ def _sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str], prec
         max_steps=training.max_steps if training.max_steps is not None else -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=_SCHEDULERS[training.scheduler],
-        warmup_steps=training.warmup_steps,
+        warmup_steps=training.warmup_ratio or training.warmup_steps,  # TRL takes a share under 1, too
         per_device_train_batch_size=training.per_device_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_accumulation_steps=training.accumulation_steps(n_processes()),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim="adamw_torch_fused",  # without the copies of all weights that the step over lists of tensors makes
@@ -67,6 +67,9 @@ def _sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str], prec
         packing=training.packing is Packing.ROWS,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    if config.n_gpu > 1:  # one process would spread its batches over all GPUs that it sees, and a step would grow
+        config._n_gpu = 1
+    return config
 
 
 def to_lora_config(run: RunConfig) -> peft.LoraConfig:
@@ -83,12 +86,12 @@ def to_lora_config(run: RunConfig) -> peft.LoraConfig:
     )
 
 
-def quantization_config() -> BitsAndBytesConfig:
-    """QLoRA's format (arXiv 2305.14314): NF4 with quantized scales, products in bf16."""
+def quantization_config(compute: torch.dtype = torch.bfloat16) -> BitsAndBytesConfig:
+    """QLoRA's format (arXiv 2305.14314): NF4 with quantized scales, products in `compute`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.bfloat16,  # one number format for all weights, which FSDP needs to shard them
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute,  # one number format for all weights, which FSDP needs to shard them
     )

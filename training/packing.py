@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -289,7 +290,16 @@ def make_packable(model: PreTrainedModel, autocast: torch.dtype | None = None) -
             f"changing the first of two moves the second's logits by {check.contamination:.2g} of their spread, "
             f"packing at all by {check.difference:.2g}"
         )
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    if "linear_attention" in kinds and (missing := missing_kernels()):
+        reason = f"layers of linear attention keep them apart only with {' and '.join(missing)}, not installed here"
     raise PackingError(f"conversations of {model.config.model_type} would not stay apart when packed ({reason})")
+
+
+def missing_kernels() -> list[str]:
+    """The packages that are not there of those whose kernels take a packed row's boundaries (CUDA)."""
+    packages = {"causal_conv1d": "causal-conv1d", "fla": "flash-linear-attention"}
+    return [package for module, package in packages.items() if find_spec(module) is None]
 
 
 def _has_full_attention_only(model: PreTrainedModel) -> bool:

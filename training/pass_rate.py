@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers import TrainingArguments as Arguments
 
 from eval.backends.checkpoint import CheckpointBackend
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite
 from eval.evaluate import evaluate
 from eval.results import EvalResult
+from eval.suites import load_suite
 from training.config import PassRateConfig
 from training.packing import plain_attention
 from training.sharding import is_sharded

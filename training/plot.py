@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from training.callbacks import HELDOUT_LOSS, LOSS_LOG
 from training.pass_rate import LOG_NAME
 
 _WIDTH, _HEIGHT, _MARGIN, _GAP = 760, 240, 56, 48
@@ -18,14 +19,19 @@ Points = Sequence[tuple[float, float]]
 
 def plot_run(run_dir: Path) -> Path | None:
     """Write `training.svg` beside the logs; None when nothing has been logged."""
-    losses = [(row["step"], row["loss"]) for row in _rows(run_dir / "train_log.jsonl")]
-    if not losses:
+    logged = _rows(run_dir / LOSS_LOG)
+    losses = {
+        title: [(row["step"], row[key]) for row in logged if key in row]
+        for title, key in (("training", "loss"), ("held out", HELDOUT_LOSS))
+    }
+    losses = {title: points for title, points in losses.items() if points}
+    if "training" not in losses:
         return None
     rates: dict[str, list[tuple[float, float]]] = {}
     for row in _rows(run_dir / LOG_NAME):
         for name, count in row["counts"].items():
             rates.setdefault(name, []).append((row["step"], count["hits"] / count["total"]))
-    panels = [_panel("loss", {"loss": losses}, 0, top=max(loss for _, loss in losses))]
+    panels = [_panel("loss", losses, 0, top=max(loss for points in losses.values() for _, loss in points))]
     if rates:
         panels.append(_panel("pass rate", rates, 1, top=1.0))
     height = len(panels) * (_HEIGHT + _GAP) + _GAP

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from training.config import Method, Packing, RunConfig
 from training.dataset import EncodedData
 from training.errors import PreflightError
+from training.hardware import n_processes
 from training.memory import MemoryEstimate, device_memory, estimate_memory
 from training.packing import choose_packing
 from training.tree import Sharing, measure_sharing
@@ -46,7 +46,12 @@ class Check:
 
 
 def preflight(
-    run: RunConfig, directory: Path, tokenizer: PreTrainedTokenizerBase, data: EncodedData, answered: Sequence[Check]
+    run: RunConfig,
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    data: EncodedData,
+    heldout: EncodedData | None,
+    answered: Sequence[Check],
 ) -> list[Check]:
     """Every check, in the table's order.
 
@@ -73,6 +78,7 @@ def preflight(
         _disk(memory, run),
         _learning_rate(run, memory),
         _schedule(run, data),
+        _heldout(run, heldout),
     ]
 
 
@@ -146,7 +152,8 @@ def _packing(run: RunConfig, dataset: Dataset) -> tuple[Check, Sharing | None]:
 
 def _memory(memory: MemoryEstimate) -> Check:
     total, free = device_memory()
-    parts = f"weights {_gb(memory.weights)}, gradients {_gb(memory.gradients)}, optimizer {_gb(memory.optimizer)}"
+    gradients = _gb(memory.gradients + memory.buckets)
+    parts = f"weights {_gb(memory.weights)}, gradients {gradients}, optimizer {_gb(memory.optimizer)}"
     step = "a step not estimated" if memory.activations is None else f"a step about {_gb(memory.activations)}"
     text = f"{parts}, {step}, loss up to {_gb(memory.loss)}: about {_gb(memory.total)} of {_gb(free)} free"
     if memory.counted > total:
@@ -184,13 +191,24 @@ def _learning_rate(run: RunConfig, memory: MemoryEstimate) -> Check:
 def _schedule(run: RunConfig, data: EncodedData) -> Check:
     training = run.training
     per_row = run.data.max_length_tokens / (data.tokens / len(data.dataset)) if training.packing is Packing.ROWS else 1
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = training.per_device_batch_size * training.gradient_accumulation_steps * processes
-    steps = max(1, math.ceil(len(data.dataset) / max(per_row, 1) / batch * training.epochs))
+    processes, batch = n_processes(), training.global_batch_size
+    accumulated = training.accumulation_steps(processes)
+    steps = max(1, math.ceil(math.ceil(len(data.dataset) / max(per_row, 1) / batch) * training.epochs))
     steps = min(steps, training.max_steps or steps)
+    warmup = training.warmup(steps)
     about = "about " if training.packing is Packing.ROWS else ""
-    text = f"{about}{steps} steps of {batch}, {training.warmup_steps} of them warm-up"
-    return Check("schedule", Verdict.WARN if training.warmup_steps >= steps else Verdict.OK, text)
+    made = f"{processes} × {training.per_device_batch_size} at once × {accumulated}"
+    text = f"{about}{steps} steps of {batch} ({made}), {warmup} of them warm-up"
+    return Check("schedule", Verdict.WARN if warmup >= steps else Verdict.OK, text)
+
+
+def _heldout(run: RunConfig, heldout: EncodedData | None) -> Check:
+    if heldout is None:
+        return Check("held out", Verdict.OK, "no loss on held-out conversations: there are none, or none is asked for")
+    asked = run.training.heldout
+    found = len(heldout.dataset)
+    text = f"the loss of {min(found, asked.max_conversations)} of {found} sequences, every {asked.every_steps} steps"
+    return Check("held out", Verdict.OK, text)
 
 
 def _gb(n_bytes: int) -> str:

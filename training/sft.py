@@ -16,22 +16,21 @@ from datasets import Dataset
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
 from safetensors.torch import load_file
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import pack_dataset
 
-from data.store import read_conversations
 from tinydispatch import formats
-from training.callbacks import LossLog, ProgressBar, StopOnSignal
+from training.callbacks import LOSS_LOG, HeldoutLoss, LossLog, ProgressBar, StopOnSignal
 from training.checkpoints import is_unfinished, mark_finished, prepare_resume, training_inputs
 from training.config import Method, Packing, Precision, RunConfig
-from training.dataset import EncodedData, build_dataset
+from training.dataset import EncodedData
+from training.encoding import encoded_data
 from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
-from training.hardware import resolve_precision
+from training.hardware import NumberFormats, number_formats, resolve_precision
 from training.head import trained_tokens_only
 from training.hub import resolve_model
-from training.model import check_length, load_model
+from training.model import TORCH_DTYPES, check_length, load_model
 from training.options import quantization_config, to_lora_config, to_sft_config
 from training.packing import choose_packing, make_packable, make_tree_packable
 from training.pass_rate import PassRate
@@ -44,7 +43,7 @@ from training.trainer import DispatchTrainer
 
 logger = logging.getLogger(__name__)
 
-_AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,21 @@ class TrainResult:
 
 
 def train(
-    run: RunConfig, train_path: Path, run_dir: Path, *, restart: bool = False, answered: Sequence[Check] = ()
+    run: RunConfig,
+    train_path: Path,
+    run_dir: Path,
+    *,
+    heldout_path: Path | None = None,
+    restart: bool = False,
+    answered: Sequence[Check] = (),
 ) -> TrainResult:
     """Fine-tune on the conversations in `train_path`, continuing from the newest whole checkpoint of this run.
 
-    Writes to `run_dir`: `checkpoints/`, `train_log.jsonl`, `training.svg`, with `training.pass_rate` also
+    Writes to `run_dir`: `encoded/`, `checkpoints/`, `train_log.jsonl`, `training.svg`, with `training.pass_rate` also
     `pass_rate_log.jsonl`, and at the end `checkpoint/` (full) or `adapter/` (LoRA).
 
     Args:
+        heldout_path: conversations that are not trained on; some of them are scored on the way (`training.heldout`).
         restart: begin anew even where checkpoints of this run exist.
         answered: checks from elsewhere that belong into the preflight's table.
 
@@ -87,9 +93,10 @@ def train(
     tokenizer = load_tokenizer(directory)
     if run.training.method.has_adapter:
         _check_tokens_known(directory, tokenizer)
-    data = _encoded(train_path, tokenizer, run.data.max_length_tokens)
+    data = _encoded(train_path, tokenizer, run, run_dir)
+    heldout = _heldout(heldout_path, tokenizer, run, run_dir)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    report(preflight(run, directory, tokenizer, data, answered), Console(stderr=True, quiet=not is_main))
+    report(preflight(run, directory, tokenizer, data, heldout, answered), Console(stderr=True, quiet=not is_main))
     checkpoints = run_dir / "checkpoints"
     inputs = training_inputs(run, train_path, formats.template_hash(str(tokenizer.chat_template)))
     is_continued = not restart and is_unfinished(checkpoints, inputs)
@@ -97,6 +104,8 @@ def train(
         trainer = _trainer(run, directory, tokenizer, data, checkpoints, report_to)
         for callback in _watchers(run, tokenizer, run_dir, is_recorded=bool(report_to)):
             trainer.add_callback(callback)
+        watched = HeldoutLoss(run, trainer.loss_of, heldout, run_dir / LOSS_LOG)
+        trainer.add_callback(watched)
         try:
             outcome = _run_steps(trainer, checkpoints, inputs, restart=restart)
         finally:
@@ -108,7 +117,7 @@ def train(
     return TrainResult(
         checkpoint_dir=run_dir / "checkpoint",
         adapter_dir=final if run.training.method.has_adapter else None,
-        metrics=_metrics(data, outcome, time.monotonic() - started_s),
+        metrics=_metrics(data, outcome, time.monotonic() - started_s) | watched.metrics,
         rejected=dict(data.rejected),
     )
 
@@ -116,7 +125,7 @@ def train(
 def _watchers(
     run: RunConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, *, is_recorded: bool
 ) -> list[TrainerCallback]:
-    watchers = [LossLog(run_dir / "train_log.jsonl")]
+    watchers = [LossLog(run_dir / LOSS_LOG)]
     if is_recorded:
         watchers.append(RecordSettings(run))
     if run.training.pass_rate.every_steps is not None:
@@ -124,12 +133,24 @@ def _watchers(
     return watchers
 
 
-def _encoded(train_path: Path, tokenizer: PreTrainedTokenizerBase, max_length_tokens: int) -> EncodedData:
-    rows = tqdm(read_conversations(train_path), desc="encode", unit="row", disable=None)
-    data = build_dataset(rows, tokenizer, max_length_tokens)
+def _encoded(
+    path: Path, tokenizer: PreTrainedTokenizerBase, run: RunConfig, run_dir: Path, *, may_be_empty: bool = False
+) -> EncodedData:
+    longest, folder = run.data.max_length_tokens, run_dir / "encoded"
+    data = encoded_data(path, tokenizer, longest, folder, workers=run.data.workers, may_be_empty=may_be_empty)
     if data.rejected:
-        logger.warning("%s: not trained on: %s", train_path, dict(data.rejected))
+        logger.warning("%s: left out: %s", path, dict(data.rejected))
     return data
+
+
+def _heldout(
+    path: Path | None, tokenizer: PreTrainedTokenizerBase, run: RunConfig, run_dir: Path
+) -> EncodedData | None:
+    """What the loss on conversations that are not trained on is computed from; None where there are none."""
+    if path is None or not path.is_file() or run.training.heldout.every_steps is None:
+        return None
+    data = _encoded(path, tokenizer, run, run_dir, may_be_empty=True)
+    return data if len(data.dataset) else None
 
 
 def _run_steps(trainer: DispatchTrainer, checkpoints: Path, inputs: dict[str, Any], *, restart: bool) -> Any:
@@ -178,8 +199,10 @@ def _trainer(
     checkpoints: Path,
     report_to: Sequence[str],
 ) -> DispatchTrainer:
-    quantization = quantization_config() if run.training.method is Method.QLORA else None
-    model = load_model(directory, tokenizer, run.model.dtype, quantization)
+    held = _formats(run)
+    is_quantized = run.training.method is Method.QLORA
+    quantization = quantization_config(TORCH_DTYPES[held.compute]) if is_quantized else None
+    model = load_model(directory, tokenizer, held.weights, quantization)
     return make_trainer(run, model, tokenizer, data.dataset, checkpoints, report_to)
 
 
@@ -209,9 +232,22 @@ def make_trainer(
         processing_class=tokenizer,
         peft_config=to_lora_config(run) if run.training.method.has_adapter else None,
     )
+    if run.training.method.has_adapter and arguments.fp16:
+        hold_adapters_in(trainer.model, TORCH_DTYPES[_formats(run).adapters])
     if run.training.method.has_adapter and run.training.lora.start_from is not None:
         _load_adapter(trainer.model, run.training.lora.start_from)
     return trainer
+
+
+def _formats(run: RunConfig) -> NumberFormats:
+    return number_formats(run.training.method, run.model.dtype, resolve_precision(run.training.precision))
+
+
+def hold_adapters_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Keep what is trained in that format, whatever TRL took: beside 4-bit weights it always takes bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _load_adapter(model: Any, folder: Path) -> None:
@@ -251,7 +287,7 @@ def _packed_or_padded(run: RunConfig, model: PreTrainedModel, dataset: Dataset) 
     # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
     if torch.cuda.is_available() and not is_sharded():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    autocast = _AUTOCAST.get(resolve_precision(run.training.precision))
+    autocast = AUTOCAST.get(resolve_precision(run.training.precision))
     try:
         if packing is Packing.TREE:
             make_tree_packable(model, autocast)

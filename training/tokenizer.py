@@ -20,9 +20,10 @@ _SENTINEL = "Sentinel"
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a local model directory, ready for chats.
 
-    A model's own chat template is kept if it renders tools. Any other model gets ours; where its vocabulary knows
-    ChatML's turns (SmolLM2) nothing is added and calls are marked in ordinary text, elsewhere our special tokens are
-    added. The end token is what the template writes after an assistant's reply, and padding is another token than that.
+    A model's own chat template is kept if it renders tools, with thinking switched off where it has that switch. Any
+    other model gets ours; where its vocabulary knows ChatML's turns (SmolLM2) nothing is added and calls are marked in
+    ordinary text, elsewhere our special tokens are added. The end token is what the template writes after an
+    assistant's reply, and padding is another token than that.
 
     Raises:
         TokenizerError: no tokenizer there, or a template that ends replies without a token of its own.
@@ -38,6 +39,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = tokenizer.get_chat_template(tools=[{}])
     if tokenizer.chat_template is None or not _renders_tools(str(tokenizer.chat_template)):
         _take_default_template(tokenizer)
+    tokenizer.chat_template = formats.without_thinking(str(tokenizer.chat_template))
     tokenizer.eos_token = _end_token(tokenizer, directory)
     _ensure_pad_token(tokenizer)
     return tokenizer

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
+from datasets import Dataset, concatenate_datasets
 from safetensors import SafetensorError
 from trl import SFTTrainer
 
 from training.adapters import speed_up_adapters
 from training.checkpoints import newest_complete, prune, publish, seal
 from training.config import OptimizerName, Packing, RunConfig
+from training.dataset import IGNORED
 from training.errors import CheckpointWriteError, TrainingDivergedError
 from training.hardware import has_accelerator
 from training.lengths import with_few_lengths
 from training.optimizer import MuonWithAdamW
 from training.sharding import is_sharded
-from training.tree import SharedBeginnings, TellEpoch, tree_batch
+from training.tree import EvenlyFilled, SharedBeginnings, TellEpoch, tree_batch
 
 _PARTIAL = "partial"  # where checkpoints are written before they get their name
 
@@ -31,14 +34,13 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         self._run = run
         self._losses: list[torch.Tensor] = []  # of the step under way
         self._saving_to: Path | None = None
-        self._sampler: SharedBeginnings | None = None
+        self._sampler: SharedBeginnings | EvenlyFilled | None = None
         super().__init__(**arguments)
         if run.training.method.has_adapter and not is_sharded():
             speed_up_adapters(self.model)
         if run.training.packing is Packing.TREE:
             batch_size, seed = run.training.per_device_batch_size, run.seed
             self._sampler = SharedBeginnings(self.train_dataset, batch_size, seed)
-            self.add_callback(TellEpoch(self._sampler))
             self.data_collator: Any = tree_batch
         elif (
             run.training.per_device_batch_size == 1
@@ -46,6 +48,21 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
             and not has_accelerator()
         ):
             self.data_collator = with_few_lengths(self.data_collator, self.processing_class.pad_token_id)
+        if self.args.world_size > 1:
+            self._fill_the_last_batches()
+        if self._sampler is not None:
+            self.add_callback(TellEpoch(self._sampler))
+
+    def _fill_the_last_batches(self) -> None:
+        """Give every process as many batches, by rows without loss at the epoch's end.
+
+        Left to accelerate, the first rows of the epoch would be trained once more there.
+        """
+        rows: Dataset = self.train_dataset
+        inner = self._sampler or SeedableRandomSampler(rows, data_seed=self.args.data_seed)
+        together = self.args.per_device_train_batch_size * self.args.world_size
+        self._sampler = EvenlyFilled(inner, len(rows), together)
+        self.train_dataset: Any = concatenate_datasets([rows, _no_loss(rows, self.processing_class.pad_token_id)])
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Muon where the run asks for it; the Trainer's own AdamW otherwise."""
@@ -68,6 +85,27 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         self._losses.append(loss.detach())
         return loss
 
+    def loss_of(self, rows: Dataset) -> float:
+        """Mean loss over the trained tokens of some rows, by all processes together; the model stays as it is."""
+        size, rank, n_processes = self.args.per_device_train_batch_size, self.args.process_index, self.args.world_size
+        batches = SharedBeginnings(rows, size, 0).batches()
+        # Spread weights are gathered layer by layer, for which every process has to be there for every batch.
+        mine, model = (batches, self.model_wrapped) if is_sharded() else (batches[rank::n_processes], self.model)
+        sums = torch.zeros(2, dtype=torch.float64)
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                for places in mine:
+                    batch = self._prepare_inputs(self.data_collator([rows[place] for place in places]))
+                    scored = model(**batch, fused_lm_head=True)
+                    sums -= torch.stack([scored.log_probs.sum(), -scored.label_mask.sum()]).double().cpu()
+        finally:
+            model.train(was_training)
+        if n_processes > 1:
+            sums = self.accelerator.gather(sums.float().to(self.args.device)[None]).sum(0).double().cpu()
+        return float(sums[0] / sums[1])
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The norm, after which the update comes: the last moment at which the weights are still good."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -87,7 +125,7 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         kept = f"; the last good checkpoint is {last}" if last is not None else ""
         return (
             f"{what} at step {self.state.global_step + 1}; lower training.learning_rate ({training.learning_rate}), "
-            f"lengthen training.warmup_steps ({training.warmup_steps}) or set training.precision=fp32{kept}"
+            f"lengthen the warm-up ({training.warmup(self.state.max_steps)} steps) or set training.precision=fp32{kept}"
         )
 
     def _get_output_dir(self, trial: Any = None) -> str:
@@ -129,6 +167,12 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
         """None: TRL's card for each checkpoint describes neither the data nor the results; the run's manifest does."""
+
+
+def _no_loss(like: Dataset, pad_id: int) -> Dataset:
+    """One row of two tokens that are not trained, in the columns of another data set."""
+    row = {"input_ids": [[pad_id] * 2], "labels": [[IGNORED] * 2], "seq_lengths": [[2]]}
+    return Dataset.from_dict({name: row[name] for name in like.column_names}, features=like.features)
 
 
 def _as_float(norm: Any) -> float:

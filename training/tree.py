@@ -250,10 +250,36 @@ class SharedBeginnings(Sampler[int]):
         return self._n_rows
 
 
+class EvenlyFilled(Sampler[int]):
+    """Another sampler's rows, and after the last one as many times a row without loss as fill the last batches.
+
+    So each process gets the same number of batches, and none of the rows a second time.
+    """
+
+    def __init__(self, inner: Any, filler: int, multiple: int) -> None:
+        """Args:
+        inner: a sampler whose order follows from its epoch (`set_epoch`) alone.
+        filler: index of the row without loss.
+        multiple: rows that all processes take at a time.
+        """
+        self._inner, self._filler = inner, filler
+        self._n_filled = -len(inner) % multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration gives."""
+        self._inner.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.chain(self._inner, itertools.repeat(self._filler, self._n_filled))
+
+    def __len__(self) -> int:
+        return len(self._inner) + self._n_filled
+
+
 class TellEpoch(TrainerCallback):  # type: ignore[misc]
     """Tells the sampler its epoch: accelerate finds it only where it wraps it no more than twice."""
 
-    def __init__(self, sampler: SharedBeginnings) -> None:
+    def __init__(self, sampler: SharedBeginnings | EvenlyFilled) -> None:
         self._sampler = sampler
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002

@@ -188,6 +188,9 @@ def _keys_in(tree: Mapping[str, Any], location: Sequence[int | str], kind: str) 
 def _sentence(found: dict[str, Any], location: Sequence[int | str], dotted: str, model: type[BaseModel]) -> str:
     kind = found["type"]
     if kind == "extra_forbidden":
+        replaced = [getattr(section, "replaced", {}) for section in _sections_at(model, location[:-1])]
+        if instead := next((keys[str(location[-1])] for keys in replaced if location[-1] in keys), None):
+            return f"key '{dotted}' is gone: {instead}"
         return f"unknown key '{dotted}'{_guess(location, model)}"
     if kind == "missing":
         return f"missing key '{dotted}'"

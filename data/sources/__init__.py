@@ -24,7 +24,7 @@ from data.config import (
     XlamSource,
 )
 from data.rejected import Rejected, RejectReason, sample_of
-from data.sources.dispatch_log import conversation_from_log
+from data.sources.dispatch_log import conversation_from_log, decided_elsewhere, decided_lines, is_decided
 from data.sources.files import DataFileError, Piece, RawRow, data_files, iter_pieces, read_piece, require_exists
 from data.sources.hermes import conversation_from_hermes
 from data.sources.openai_chat import conversation_from_openai
@@ -82,7 +82,7 @@ def check_source(source: SourceConfig, key: str, default_tools: Sequence[Tool] |
 
 
 def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool]) -> Iterator[Conversation | Rejected]:
-    """Every row of a source in its order, at most `source.max_rows` of them.
+    """Every row of a source in its order, at most the first `source.max_rows`: a look at it. `prepare` samples.
 
     Raises:
         DataFileError: a file cannot be read as a whole. Single bad rows come back as `Rejected`.
@@ -95,12 +95,15 @@ def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool
         return islice(_read_catalogue(source, seed), source.max_rows)
     if isinstance(source, IntentsSource):
         return islice(_read_intents(source, seed, default_tools), source.max_rows)
-    rows = (row for part in iter_parts(source) for row in read_part(source, part, default_tools))
-    return islice(rows, source.max_rows)
+    parts = iter_parts(source, source.max_rows)
+    return islice((row for part in parts for row in read_part(source, part, default_tools)), source.max_rows)
 
 
-def iter_parts(source: FileSource) -> Iterator[Part]:
+def iter_parts(source: FileSource, max_rows: int | None = None) -> Iterator[Part]:
     """Cut a source's files; parts depend on the files alone, so the same parts come back after a restart.
+
+    Args:
+        max_rows: of each file no row after so many is looked for.
 
     Raises:
         DataFileError: a single file cannot be read as a whole. In a folder of many, that file is one rejected row.
@@ -111,7 +114,7 @@ def iter_parts(source: FileSource) -> Iterator[Part]:
     for file in data_files(source.path):
         label = str(file.relative_to(source.path)) if is_folder else file.name
         try:
-            for piece in iter_pieces(file, label, source.max_rows):
+            for piece in iter_pieces(file, label, max_rows):
                 waiting.append(piece)
                 if sum(each.n_bytes for each in waiting) >= _PART_BYTES or len(waiting) >= _PART_FILES:
                     yield Part(tuple(waiting))
@@ -135,8 +138,14 @@ def read_part(source: FileSource, part: Part, default_tools: Sequence[Tool]) -> 
     Raises:
         DataFileError: a file is gone since it was cut, or Parquet cannot read it.
     """
+    decided: frozenset[str] = frozenset()
+    if isinstance(source, DispatchLogSource) and source.path is not None:
+        decided = decided_lines(source.path)
     for piece in part.pieces:
         for row in read_piece(piece):
+            if is_decided(row.value, decided):
+                yield decided_elsewhere(row.row_id, row.value)
+                continue
             yield from conversations_of(source, row, piece.path, default_tools)
     if part.error is not None:
         yield _not_json(part.error)
@@ -167,7 +176,7 @@ def _adapted(
         case ToolBenchSource(keep_thoughts=keep):
             yield conversation_from_train_row(value, row_id, keep_thoughts=keep)
         case OpenAIJsonlSource():
-            yield conversation_from_openai(value, row_id, default_tools)
+            yield conversation_from_openai(value, row_id, default_tools, is_columnar=file.suffix == ".parquet")
         case XlamSource():
             yield conversation_from_xlam(value, row_id)
         case HermesSource():

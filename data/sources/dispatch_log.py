@@ -18,6 +18,9 @@ One JSON object a line, one line for each answered request:
 - `session_id`: groups the lines of one conversation, so that none of them is in training while another is held out.
   Left out: the first user message does.
 - `model`, `confidence`, `time`: kept in the conversation's metadata under `log`.
+- `id`: what a later line names this one by. A line without has a hash of its content in its place.
+- `decides`: the id of the line in whose place this one stands, which is then rejected (`decided_elsewhere`). So
+  `serve --ui` corrects and `review` decides without touching what is written already.
 
 Other keys are ignored, so that a server may log more.
 """
@@ -25,15 +28,49 @@ Other keys are ignored, so that a server may log more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
+from data.sources.files import data_files, iter_rows
 from data.sources.openai_chat import conversation_from_openai, dialogue_id_of
+from tinydispatch.dispatch_log import line_id
 from tinydispatch.tools import Conversation, Message, Role, Tool
 
 SOURCE = "dispatch_log"
 
 _KEPT_KEYS = ("model", "confidence", "time")
+
+
+def decided_lines(path: Path) -> frozenset[str]:
+    """The ids of lines in whose place others stand, in a file or a folder.
+
+    Raises:
+        DataFileError: a file cannot be read.
+    """
+    return _decided_lines(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in data_files(path)))
+
+
+# A log is read in parts, each of which needs them.
+@lru_cache(maxsize=4)
+def _decided_lines(files: tuple[tuple[Path, int, int], ...]) -> frozenset[str]:
+    found = set()
+    for file, _, _ in files:
+        for row in iter_rows(file):
+            if isinstance(row.value, Mapping) and isinstance(row.value.get("decides"), str):
+                found.add(row.value["decides"])
+    return frozenset(found)
+
+
+def is_decided(row: Any, decided: frozenset[str]) -> bool:
+    """Whether another line stands in the place of this one."""
+    return bool(decided) and isinstance(row, Mapping) and line_id(row) in decided
+
+
+def decided_elsewhere(row_id: str, row: Any) -> Rejected:
+    """The rejection of such a line."""
+    return Rejected(RejectReason.DECIDED_ELSEWHERE, "a person decided about it", row_id, sample_of(row))
 
 
 def conversation_from_log(

@@ -9,12 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
-from data.sources.cutter import BLOCK_BYTES, CutError, Span, cut_rows
+from data.sources.cutter import CutError, Span, cut_rows
 from tinydispatch.formats import json_decoder
 
 # About 500 ToolBench rows: a second's work, so that little is lost by a kill and processes end together.
@@ -198,10 +199,16 @@ def content_hash(path: Path) -> str:
     digest = hashlib.sha256()
     for file in data_files(path):
         digest.update(file.relative_to(path).as_posix().encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(BLOCK_BYTES):
-                digest.update(chunk)
+        state = file.stat()
+        digest.update(_hash_of_file(file, state.st_size, state.st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=65_536)
+def _hash_of_file(file: Path, _size: int, _mtime_ns: int) -> bytes:
+    """Remembered while this process runs, because several stages ask for the hash of the same 2 GB."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def data_files(path: Path) -> list[Path]:

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
 from data.sources.openai_chat import conversation_from_openai
-from data.sources.tagged import result_names, split_calls, tool_list, turn_of
+from data.sources.tagged import result_names, split_calls, tool_list, turn_of, turns_of
 from tinydispatch.formats import CALL_END, CALL_START, RESULT_END, RESULT_START
 from tinydispatch.tools import Conversation
 
 SOURCE = "hermes"
 
 _ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-          "model": "assistant", "tool": "tool"}  # fmt: skip
+          "model": "assistant", "tool": "tool", "developer": "system"}  # fmt: skip
 _TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 _RESULT = re.compile(re.escape(RESULT_START) + r"(.*?)" + re.escape(RESULT_END), re.DOTALL)
 
 
 def conversation_from_hermes(row: Any, row_id: str) -> Conversation | Rejected:
-    """One row `{"conversations": [{"from", "value"}], "tools"}` → a conversation without its system turn.
+    """One row `{"conversations": [{"from", "value"}], "tools"}` → a conversation without the format's own system turn.
 
-    The system turn only explains the format and lists the tools, both of which the chat template does. Where the row
-    has no `tools`, they are read from `<tools>…</tools>` there.
+    A system turn that names the tags only explains the format and lists the tools, both of which the chat template
+    does; any other stays. Where the row has no `tools`, they are read from `<tools>…</tools>` there.
     """
     try:
         repairs: list[Repair] = []
-        turns = row.get("conversations") if isinstance(row, Mapping) else None
-        if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-            raise RowError(RejectReason.MALFORMED_ROW, "no list 'conversations'")
+        turns = turns_of(row)
         messages: list[dict[str, Any]] = []
         listed = row.get("tools") or None
         for turn in turns:
@@ -38,7 +35,7 @@ def conversation_from_hermes(row: Any, row_id: str) -> Conversation | Rejected:
             role = _ROLES.get(speaker)
             if role is None or not isinstance(value, str):
                 raise RowError(RejectReason.MALFORMED_ROW, f"a turn without 'from' and 'value': {sample_of(turn)}")
-            if role != "system":
+            if role != "system" or not ("<tools>" in value or CALL_START in value):
                 messages += _messages(role, value, repairs)
             elif listed is None:
                 # The instructions before the list name the tags as well, with nothing between them.

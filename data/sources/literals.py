@@ -16,6 +16,10 @@ MAX_LITERAL_CHARS = 1_000_000
 MAX_ARGUMENTS_CHARS = 100_000
 
 
+# How a call without arguments is written, besides `{}`: PHP has no other word for an empty object than `[]`.
+_NOTHING = ("", "null", "None", "[]")
+
+
 class LiteralError(ValueError):
     """Text that is neither JSON nor a Python literal of JSON values."""
 
@@ -54,7 +58,7 @@ def parse_arguments(text: str) -> ParsedArguments:
     if len(text) > MAX_ARGUMENTS_CHARS:
         raise LiteralError(f"{len(text)} characters; at most {MAX_ARGUMENTS_CHARS} are read")
     text = text.strip()
-    if not text:
+    if text in _NOTHING:
         return ParsedArguments({}, (Repair.EMPTY_ARGUMENTS,))
     value, repairs = _first_value(text)
     if isinstance(value, str):  # an object that was encoded twice
@@ -65,6 +69,27 @@ def parse_arguments(text: str) -> ParsedArguments:
     return ParsedArguments(value, repairs)
 
 
+def parse_values(text: str) -> list[Any]:
+    """JSON values one after the other, with nothing but blanks, commas and semicolons between them; lists are opened.
+
+    Raises:
+        LiteralError: something else stands before, between or after them.
+    """
+    if len(text) > MAX_LITERAL_CHARS:
+        raise LiteralError(f"{len(text)} characters; at most {MAX_LITERAL_CHARS} are read")
+    found: list[Any] = []
+    position, decoder = 0, json_decoder(strict=True)
+    while text := text[position:].lstrip(" \t\r\n,;"):
+        try:
+            value, position = decoder.raw_decode(text)
+        except (ValueError, RecursionError) as error:
+            if found:
+                raise LiteralError(f"not JSON after {len(found)} values: {error}") from None
+            value, position = _python_literal(text), len(text)
+        found += value if isinstance(value, list) else [value]
+    return found
+
+
 def _first_value(text: str) -> tuple[Any, tuple[Repair, ...]]:
     problem = ""
     for strict, repairs in ((True, ()), (False, (Repair.RAW_CONTROL_CHARACTERS,))):
@@ -73,6 +98,8 @@ def _first_value(text: str) -> tuple[Any, tuple[Repair, ...]]:
         except (ValueError, RecursionError) as error:
             problem = problem or str(error)
             continue
+        if text[end:].lstrip(" \t\r\n,;")[:1] in ("{", "["):
+            raise LiteralError("a second value follows the first: half of what was written would be lost")
         return value, repairs if end == len(text) else (*repairs, Repair.TRAILING_TEXT_DROPPED)
     try:
         return _python_literal(text), (Repair.PYTHON_LITERAL,)

@@ -1,42 +1,60 @@
-"""Chat JSONL in OpenAI's shape (`messages`, `tools`) → conversations: how a user brings examples of their own."""
+"""Chat JSONL as OpenAI, Anthropic, TRL and Axolotl write it → conversations: how a user brings examples."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
 from data.sources.categories import behaviour_of
-from data.sources.literals import LiteralError, parse_arguments
+from data.sources.literals import LiteralError, parse_arguments, parse_literal
+from data.sources.tagged import calls_in_text, tool_list, without_thought
+from tinydispatch.formats import RESULT_END, RESULT_START
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall, ToolError
 
 SOURCE = "openai_jsonl"
 
 # "developer" is OpenAI's newer word for system, "function" its older one for tool.
 _ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "function": Role.TOOL}
+# Where servers and writers of data keep what a model thought before it answered.
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+_ANTHROPIC = ("tool_use", "tool_result", "thinking", "redacted_thinking")
 
 
 def conversation_from_openai(
-    row: Any, row_id: str, default_tools: Sequence[Tool], *, source: str = SOURCE, repairs: Sequence[Repair] = ()
+    row: Any,
+    row_id: str,
+    default_tools: Sequence[Tool],
+    *,
+    source: str = SOURCE,
+    repairs: Sequence[Repair] = (),
+    is_columnar: bool = False,
 ) -> Conversation | Rejected:
-    """One row → a conversation. Besides `messages` and `tools` it may hold `category`, `dialogue_id` (rows that must
-    stay on one side of the split), `reference_date` ("2026-03-19") and `metadata`; other keys are ignored.
+    """One row → a conversation. Besides `messages` (or TRL's `prompt` and `completion`), `tools` (or `functions`) and
+    Anthropic's `system` it may hold `category`, `dialogue_id` (rows that must stay on one side of the split),
+    `reference_date` ("2026-03-19") and `metadata`; other keys are ignored.
 
-    `arguments` may be an object or a JSON string. `"weight": 0` on an assistant message keeps it out of the loss. Where
-    `parallel_tool_calls` is false, a turn with several calls contradicts its row. A row without `tools` gets
-    `default_tools`; `"tools": []` means that none are offered.
+    `arguments` may be an object or a JSON string, and so may the lists; content may be text or blocks of it, with
+    Anthropic's `tool_use` and `tool_result`. Calls that stand as text in a turn are read (`calls_in_text`).
+    `"weight": 0` or `"train": false` on an assistant message keeps it out of the loss. Where `parallel_tool_calls` is
+    false, a turn with several calls contradicts its row. A row without `tools` gets `default_tools`; `"tools": []`
+    means that none are offered.
 
     Args:
         source: the adapter that brought the row into this shape.
         repairs: what that adapter mended.
+        is_columnar: the row comes from Parquet, which fills keys that a row lacks with nulls.
     """
     try:
-        if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
-            raise RowError(RejectReason.MALFORMED_ROW, "no list 'messages'")
+        if not isinstance(row, Mapping):
+            raise RowError(RejectReason.MALFORMED_ROW, "expected an object")
         mended = list(repairs)
-        messages = _messages(row["messages"], mended)
+        tools, is_filled = _tools(row, default_tools, mended)
+        messages = _messages(
+            _entries(row, mended), {tool.name: tool for tool in tools}, is_filled or is_columnar, mended
+        )
         if row.get("parallel_tool_calls") is False and any(len(message.tool_calls) > 1 for message in messages):
             raise RowError(RejectReason.MALFORMED_ROW, "several calls in a turn, though parallel_tool_calls is false")
         metadata = {**(_optional(row, "metadata", Mapping) or {}), "row_id": row_id}
@@ -44,7 +62,7 @@ def conversation_from_openai(
             metadata["repairs"] = sorted({str(repair) for repair in mended})
         return Conversation(
             messages=messages,
-            tools=_tools(row, default_tools),
+            tools=tools,
             source=source,
             category=_optional(row, "category", str) or behaviour_of(messages),
             dialogue_id=_optional(row, "dialogue_id", str) or dialogue_id_of(source, messages),
@@ -70,44 +88,180 @@ def _reference_date(row: Mapping[str, Any]) -> dt.date | None:
         raise RowError(RejectReason.MALFORMED_ROW, f"'reference_date' is not YYYY-MM-DD: {text!r}") from error
 
 
-def _tools(row: Mapping[str, Any], default_tools: Sequence[Tool]) -> tuple[Tool, ...]:
-    entries = row.get("tools", row.get("functions"))
+def _tools(
+    row: Mapping[str, Any], default_tools: Sequence[Tool], repairs: list[Repair]
+) -> tuple[tuple[Tool, ...], bool]:
+    """The tools on offer, and whether a writer of columns has filled them with nulls."""
+    entries = row.get("tools")
     if entries is None:
-        return tuple(default_tools)
-    if not isinstance(entries, list):
-        raise RowError(RejectReason.INVALID_TOOLS, "'tools' must be an array")
+        entries = row.get("functions")
+    if entries is None:
+        return tuple(default_tools), False
+    if not isinstance(entries, list) or any(isinstance(entry, str) for entry in entries):
+        entries = tool_list(entries)
+    # A writer may leave `strict: null`; within a schema only one who fills columns writes nulls.
+    is_filled = any(_has_null(_schema(entry)) for entry in entries)
+    entries = [_without_nulls(entry) if is_filled else _without_null_keys(entry) for entry in entries]
+    if is_filled:
+        repairs.append(Repair.FILLED_NULLS_DROPPED)
     try:
         tools = tuple(Tool.from_openai(entry) for entry in entries)
     except ToolError as error:
         raise RowError(RejectReason.INVALID_TOOLS, str(error)) from error
     if len({tool.name for tool in tools}) != len(tools):
         raise RowError(RejectReason.INVALID_TOOLS, "two tools have the same name")
-    return tools
+    return tools, is_filled
 
 
-def _messages(entries: Sequence[Any], repairs: list[Repair]) -> tuple[Message, ...]:
+def _without_null_keys(entry: Any) -> Any:
+    return {key: item for key, item in entry.items() if item is not None} if isinstance(entry, Mapping) else entry
+
+
+def _schema(entry: Any) -> Any:
+    inner = (entry.get("function") or entry) if isinstance(entry, Mapping) else None
+    keys = ("parameters", "inputSchema", "input_schema")
+    return [inner.get(key) for key in keys if inner.get(key)] if isinstance(inner, Mapping) else None
+
+
+# Null is a value of these keywords, which a person may have written.
+_NULL_KEYWORDS = ("const", "default", "example")
+
+
+def _has_null(value: Any, key: str = "const") -> bool:
+    """Whether a key is null that no author of a schema makes so."""
+    if isinstance(value, Mapping):
+        return any(_has_null(item, name) for name, item in value.items())
+    if isinstance(value, list):
+        return key != "enum" and any(_has_null(item, key) for item in value)
+    return value is None and key not in _NULL_KEYWORDS
+
+
+def _without_nulls(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(item, name) for name, item in value.items() if item is not None}
+    return [_without_nulls(item, key) for item in value] if isinstance(value, list) and key != "enum" else value
+
+
+def _entries(row: Mapping[str, Any], repairs: list[Repair]) -> Iterator[Mapping[str, Any]]:
+    """The messages, each with one speaker and its content as text."""
+    listed = _list(row, "messages")
+    if listed is None and (completion := _list(row, "completion")) is not None:
+        prompt = _list(row, "prompt") or []
+        # TRL trains the completion alone.
+        listed = [{**m, "weight": 0} if isinstance(m, Mapping) else m for m in prompt] + completion
+    if listed is None:
+        raise RowError(RejectReason.MALFORMED_ROW, "no list 'messages'")
+    if isinstance(row.get("system"), str | list) and row["system"]:
+        yield {"role": "system", "content": row["system"]}
+    for entry in listed:
+        if not isinstance(entry, Mapping):
+            raise RowError(RejectReason.MALFORMED_ROW, f"a message without a known 'role': {sample_of(entry)}")
+        content = entry.get("content")
+        if isinstance(content, list) and any(isinstance(b, Mapping) and b.get("type") in _ANTHROPIC for b in content):
+            yield from _from_blocks(entry, content, repairs)
+        elif isinstance(content, str) and entry.get("role") in ("user", "tool") and RESULT_START in content:
+            yield from _from_results(entry, content)
+        else:
+            yield entry
+
+
+def _list(row: Mapping[str, Any], key: str) -> list[Any] | None:
+    value = row.get(key)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = parse_literal(value)
+        except LiteralError as error:
+            raise RowError(RejectReason.MALFORMED_ROW, f"'{key}' is no list: {error}") from error
+    return value if isinstance(value, list) else None
+
+
+def _from_blocks(entry: Mapping[str, Any], blocks: Sequence[Any], repairs: list[Repair]) -> Iterator[Mapping[str, Any]]:
+    """Anthropic's blocks: calls and thoughts of an assistant, results and words of a user."""
+    calls, texts = [], []
+    for block in blocks:
+        match block.get("type") if isinstance(block, Mapping) else None:
+            case "tool_use":
+                function = {"name": block.get("name"), "arguments": block.get("input")}
+                calls.append({"id": block.get("id"), "function": function})
+            case "tool_result":
+                yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": block.get("content")}
+            case "thinking" | "redacted_thinking":
+                repairs.append(Repair.THOUGHT_DROPPED)
+            case _:
+                texts.append(block)
+    if texts or calls or not any(isinstance(b, Mapping) and b.get("type") == "tool_result" for b in blocks):
+        yield {**entry, "content": texts, **({"tool_calls": calls} if calls else {})}
+
+
+def _from_results(entry: Mapping[str, Any], content: str) -> Iterator[Mapping[str, Any]]:
+    """Results that Qwen's and Hermes' templates put into a turn as text, each a message of its own."""
+    rest = content
+    while RESULT_START in rest:
+        before, _, after = rest.partition(RESULT_START)
+        inside, end, after_end = after.partition(RESULT_END)
+        if before.strip() or not end:
+            break
+        yield {**entry, "role": "tool", "content": inside.strip()}
+        rest = after_end
+    if rest.strip():
+        yield {**entry, "content": rest}
+
+
+def _messages(
+    entries: Iterator[Mapping[str, Any]], tools: Mapping[str, Tool], is_filled: bool, repairs: list[Repair]
+) -> tuple[Message, ...]:
     messages = []
     name_of_call: dict[str, str] = {}
+    waiting: list[str] = []
     for entry in entries:
-        role = _ROLES.get(str(entry.get("role"))) if isinstance(entry, Mapping) else None
+        role = _ROLES.get(str(entry.get("role")))
         if role is None:
             raise RowError(RejectReason.MALFORMED_ROW, f"a message without a known 'role': {sample_of(entry)}")
-        calls = _calls(entry, name_of_call, repairs) if role is Role.ASSISTANT else ()
-        tool_name = entry.get("name") or name_of_call.get(str(entry.get("tool_call_id"))) if role is Role.TOOL else None
-        if role is Role.TOOL and not isinstance(tool_name, str):
-            raise RowError(
-                RejectReason.MALFORMED_ROW, "a tool message that answers no earlier call: check tool_call_id"
-            )
-        is_trained = role is not Role.ASSISTANT or _weight(entry) == 1
-        messages.append(Message(role, _text(entry.get("content")), calls, tool_name, is_trained))
+        text = _text(entry.get("content"))
+        if role is not Role.ASSISTANT:
+            name = _result_name(entry, name_of_call, waiting) if role is Role.TOOL else None
+            messages.append(Message(role, text, (), name))
+            continue
+        if any(entry.get(key) for key in _THOUGHTS):
+            repairs.append(Repair.THOUGHT_DROPPED)
+        text = without_thought(text or _text(entry.get("refusal")), repairs)
+        listed = _listed_calls(entry)
+        is_trained = _weight(entry) == 1
+        if not listed and text and (listed := _calls_in_text(text, is_trained, repairs)):
+            text = ""
+        calls = tuple(_call(item, tools, is_filled, name_of_call, repairs) for item in listed)
+        waiting = [call.name for call in calls]
+        messages.append(Message(role, text, calls, None, is_trained))
     return tuple(messages)
+
+
+def _calls_in_text(text: str, is_trained: bool, repairs: list[Repair]) -> list[dict[str, Any]]:
+    try:
+        return calls_in_text(text, repairs)
+    except RowError:
+        # What carries no loss may be anything, as what a user says may.
+        if is_trained:
+            raise
+        return []
+
+
+def _result_name(entry: Mapping[str, Any], name_of_call: Mapping[str, str], waiting: list[str]) -> str:
+    """Which tool a result is of: by its name, by the call's id, or, where it has neither, by the order of the calls."""
+    name = entry.get("name") or name_of_call.get(str(entry.get("tool_call_id")))
+    if name is None and entry.get("tool_call_id") is None and waiting:
+        name = waiting[0]
+    if not isinstance(name, str):
+        raise RowError(RejectReason.MALFORMED_ROW, "a tool message that answers no earlier call: check tool_call_id")
+    if name in waiting:
+        waiting.remove(name)
+    return name
 
 
 def _weight(entry: Mapping[str, Any]) -> int:
     weight = entry.get("weight")
     if weight not in (None, 0, 1):
         raise RowError(RejectReason.MALFORMED_ROW, f"'weight' must be 0 or 1, not {sample_of(weight)}")
-    return 1 if weight is None else int(weight)
+    return 0 if entry.get("train") is False else 1 if weight is None else int(weight)
 
 
 def _text(content: Any) -> str:
@@ -123,26 +277,70 @@ def _text(content: Any) -> str:
     return "".join(str(text) for text in texts)
 
 
-def _calls(entry: Mapping[str, Any], name_of_call: dict[str, str], repairs: list[Repair]) -> tuple[ToolCall, ...]:
+def _listed_calls(entry: Mapping[str, Any]) -> list[Any]:
     listed = entry.get("tool_calls") or []
+    if isinstance(listed, str):
+        try:
+            listed = parse_literal(listed)
+        except LiteralError as error:
+            raise RowError(RejectReason.MALFORMED_CALL, f"'tool_calls' is text that is no list: {error}") from error
     if not isinstance(listed, list):
         raise RowError(RejectReason.MALFORMED_CALL, "'tool_calls' must be an array")
-    if entry.get("function_call") is not None:
-        listed = [*listed, entry["function_call"]]
-    calls = []
-    for item in listed:
-        inner = item.get("function", item) if isinstance(item, Mapping) else None
-        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-            raise RowError(RejectReason.MALFORMED_CALL, f"a call without a 'name': {sample_of(item)}")
-        arguments = inner.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = _arguments_from_text(inner["name"], arguments, repairs)
-        if not isinstance(arguments, Mapping):
-            raise RowError(RejectReason.MALFORMED_CALL, f"'{inner['name']}': 'arguments' must be an object")
-        if isinstance(item.get("id"), str):
-            name_of_call[item["id"]] = inner["name"]
-        calls.append(ToolCall(inner["name"], dict(arguments)))
-    return tuple(calls)
+    older = entry.get("function_call")
+    is_filled = isinstance(older, Mapping) and all(item is None for item in older.values())
+    return listed if older is None or is_filled else [*listed, older]
+
+
+def _call(
+    item: Any, tools: Mapping[str, Tool], is_filled: bool, name_of_call: dict[str, str], repairs: list[Repair]
+) -> ToolCall:
+    inner = (item.get("function") or item) if isinstance(item, Mapping) else None
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise RowError(RejectReason.MALFORMED_CALL, f"a call without a 'name': {sample_of(item)}")
+    name = inner["name"]
+    key = next((key for key in ("arguments", "parameters", "input", "args") if key in inner), "arguments")
+    arguments = inner.get(key, {})
+    if arguments is None or arguments == []:
+        arguments = {}
+        repairs.append(Repair.EMPTY_ARGUMENTS)
+    if isinstance(arguments, str):
+        arguments = _arguments_from_text(name, arguments, repairs)
+    if not isinstance(arguments, Mapping):
+        raise RowError(RejectReason.MALFORMED_CALL, f"'{name}': 'arguments' must be an object")
+    if isinstance(item.get("id"), str):
+        name_of_call[item["id"]] = name
+    tool = tools.get(name)
+    if tool is not None and _holds_null(arguments):
+        kept = _without_filled(arguments, tool, is_filled)
+        if kept != arguments:
+            repairs.append(Repair.FILLED_NULLS_DROPPED)
+        return ToolCall(name, kept)
+    return ToolCall(name, dict(arguments))
+
+
+def _holds_null(value: Any) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return any(item is None or _holds_null(item) for item in items)
+
+
+def _without_filled(arguments: Mapping[str, Any], tool: Tool, is_filled: bool) -> dict[str, Any]:
+    """Arguments without the keys that a writer of columns has filled with null.
+
+    A null that the schema allows is a value, unless the row shows that it was filled.
+    """
+    n_broken = len(tool.violations(arguments))
+    bare: dict[str, Any] = _without_nulls(arguments)
+    if not tool.violations(bare):
+        return bare if n_broken or is_filled else dict(arguments)
+    # Some null is needed, or something else is wrong: each by itself.
+    kept = dict(arguments)
+    for key in [key for key, item in arguments.items() if item is None or _holds_null(item)]:
+        rest = {name: item for name, item in kept.items() if name != key}
+        without = rest if kept[key] is None else {**kept, key: _without_nulls(kept[key])}
+        now = len(tool.violations(without))
+        if now < n_broken or (is_filled and now == n_broken):
+            kept, n_broken = without, now
+    return dict(arguments) if n_broken else kept
 
 
 def _arguments_from_text(name: str, text: str, repairs: list[Repair]) -> dict[str, Any]:

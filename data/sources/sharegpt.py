@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.rejected import Rejected, RejectReason, Repair, RowError, sample_of
-from data.sources.literals import LiteralError, parse_arguments
 from data.sources.openai_chat import conversation_from_openai
-from data.sources.tagged import call_of, result_names, tool_list, turn_of
+from data.sources.tagged import result_names, text_calls, tool_list, turn_of, turns_of, without_thought
 from tinydispatch.tools import Conversation
 
 SOURCE = "sharegpt"
 
-_TEXT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-_CALL, _RESULT = "function_call", "observation"
+_TEXT_ROLES = {"system": "system", "developer": "system", "human": "user", "user": "user", "gpt": "assistant",
+               "assistant": "assistant", "model": "assistant", "chatgpt": "assistant"}  # fmt: skip
+_CALL = ("function_call", "function-call", "tool_call")
+_RESULT = ("observation", "tool", "function", "function_response", "function-response", "tool_response", "ipython")
 
 _TURN = re.compile(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
 _FUNCTION_CALL = "<functioncall>"
@@ -27,7 +28,8 @@ _QUOTED = re.compile(r'^\{\s*"name":\s*"(?P<name>[^"]*)",\s*"arguments":\s*\'(?P
 def conversation_from_sharegpt(row: Any, row_id: str) -> Conversation | Rejected:
     """`{"conversations": [{"from", "value"}], "tools"}`, or Glaive's `{"system", "chat"}`, → a conversation.
 
-    In the first, speakers are human, gpt, `function_call` (a call, or a list of them, as JSON) and `observation`.
+    In the first, speakers are human, gpt, `function_call` (calls as JSON, in a list or one after the other) and
+    `observation`; `"weight": 0` keeps a turn out of the loss.
     """
     try:
         repairs: list[Repair] = []
@@ -46,9 +48,7 @@ def conversation_from_sharegpt(row: Any, row_id: str) -> Conversation | Rejected
 
 
 def _sharegpt(row: Mapping[str, Any], repairs: list[Repair]) -> tuple[list[dict[str, Any]], list[Any]]:
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise RowError(RejectReason.MALFORMED_ROW, "no list 'conversations'")
+    turns = turns_of(row)
     messages: list[dict[str, Any]] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         messages.append({"role": "system", "content": row["system"].strip()})
@@ -56,14 +56,15 @@ def _sharegpt(row: Mapping[str, Any], repairs: list[Repair]) -> tuple[list[dict[
         speaker, value = turn_of(turn)
         if not isinstance(value, str):
             raise RowError(RejectReason.MALFORMED_ROW, "a turn without 'value' as text")
-        if speaker == _CALL:
-            messages.append(_calls(value, repairs))
-        elif speaker == _RESULT:
+        if speaker in _CALL:
+            messages.append(_calls(without_thought(value, repairs), repairs))
+        elif speaker in _RESULT:
             messages.append({"role": "tool", "content": value})
         elif speaker in _TEXT_ROLES:
             messages.append({"role": _TEXT_ROLES[speaker], "content": value.strip()})
         else:
             raise RowError(RejectReason.MALFORMED_ROW, f"unknown speaker {speaker!r}")
+        messages[-1] |= {key: turn[key] for key in ("weight", "train") if turn.get(key) is not None}
     return messages, tool_list(row.get("tools") or [])
 
 
@@ -93,12 +94,5 @@ def _calls(text: str, repairs: list[Repair]) -> dict[str, Any]:
     if (quoted := _QUOTED.match(text)) is not None:
         calls = [{"name": quoted["name"], "arguments": quoted["arguments"]}]
     else:
-        try:
-            # A list of calls is wrapped, because arguments are read as an object.
-            parsed = parse_arguments(f'{{"calls": {text}}}' if text.startswith("[") else text)
-        except LiteralError as error:
-            raise RowError(RejectReason.MALFORMED_CALL, f"a call that cannot be read: {error}") from error
-        repairs += parsed.repairs
-        listed = parsed.arguments.get("calls") if text.startswith("[") else [parsed.arguments]
-        calls = [call_of(entry) for entry in listed] if isinstance(listed, list) else []
+        calls = text_calls(text.strip(), repairs)
     return {"role": "assistant", "tool_calls": calls}

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from data.synth import grammar
-from data.synth.slots import SlotError, SlotSpec
-from data.synth.tables import WordLoader
+from data.synth.lexicon import WordLoader
+from data.synth.values import SlotError, SlotSpec
 from tinydispatch.bundled import bundled_tools
 
 _HERE = Path(__file__).parent

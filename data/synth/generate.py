@@ -10,13 +10,10 @@ from collections.abc import Iterator, Sequence
 from data.synth.dialogue import Scene, calling, exchange, user
 from data.synth.domains import Clause, ToolSpec, bundled_specs, invented_domains
 from data.synth.grammar import Segment
-from data.synth.lexicon import pseudo_ascii
+from data.synth.lexicon import free_text, pseudo_ascii, tables
 from data.synth.offer import Offer, bundled_offer, invented_offer, plain_offer, random_spec
 from data.synth.phrasing import dress
-from data.synth.slots import SlotSpec
-from data.synth.tables import tables
-from data.synth.values import Context
-from data.synth.vocabulary import free_text
+from data.synth.values import Context, SlotSpec
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.tools import Conversation, Message, Tool, ToolCall
 

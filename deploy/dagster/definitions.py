@@ -4,8 +4,8 @@
     TINYDISPATCH_RETRAIN_CONFIG=retrain.yaml dagster dev -f deploy/dagster/definitions.py      # from the checkout
 
 Each asset does what `python -m scripts.retrain --until STAGE` does: the ledger is the same, so a run that was begun by
-the timer may be finished here, and the other way round. Where a run ends early (too little new data, or refused), the
-assets after it are not made.
+the timer may be finished here, and the other way round. Where a run ends early (too little new data, refused,
+or inconclusive), the assets after it are not made.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions below.

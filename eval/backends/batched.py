@@ -30,7 +30,7 @@ class BatchedGreedy:
 
     def __init__(self, model: Any, end_ids: frozenset[int], pad_id: int) -> None:
         self._model, self._pad_id = model, pad_id
-        self._end_ids = torch.tensor(sorted(end_ids), device=model.device)
+        self._ends = end_ids
         self._held_ids: list[int] = []
         self._held = DynamicCache(config=model.config)
 
@@ -54,9 +54,11 @@ class BatchedGreedy:
         rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
         for end in range(length, length + limit):
             chosen_B = self._step(ids, mask_BT[:, :end], cache)
-            for row, token in zip(rows, chosen_B.tolist(), strict=True):
+            # One look at the device for each token: what was chosen says on the host whether a reply is over.
+            chosen = chosen_B.tolist()
+            for row, token in zip(rows, chosen, strict=True):
                 replies[row].append(token)
-            is_over = torch.isin(chosen_B, self._end_ids).tolist()
+            is_over = [token in self._ends for token in chosen]
             for row in [row for row in reversed(range(len(rows))) if is_over[row]]:
                 # The last row takes the place of the finished one.
                 rows[row], mask_BT[row], chosen_B[row] = rows[-1], mask_BT[len(rows) - 1], chosen_B[len(rows) - 1]

@@ -147,9 +147,18 @@ class CheckpointBackend(ClosesOnExit):
             with torch.inference_mode():
                 found = self._batched.replies(prompts, limit) if self._batched else self._plain(prompts, limit)
         except torch.OutOfMemoryError as error:
-            return [Failure(f"out of memory at batch size {len(prompts)}; lower eval.batch_size: {error}")] * len(
-                prompts
-            )
+            if len(prompts) == 1:
+                return [Failure(f"out of memory with one prompt of {length} tokens: {error}")]
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            # Half at a time from here on.
+            self._size = max(1, min(self._size, len(prompts)) // 2)
+            logger.warning("out of memory with %d prompts at once; going on with %d", len(prompts), self._size)
+            return [
+                reply
+                for start in range(0, len(prompts), self._size)
+                for reply in self._complete(prompts[start : start + self._size])
+            ]
         latency_s = (time.perf_counter() - started) / len(prompts)
         return [self._generation(ids, latency_s) for ids in found]
 

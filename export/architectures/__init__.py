@@ -17,4 +17,4 @@ def _families() -> Iterator[Family]:
 
 
 # By the name that a checkpoint gives its architecture.
-FAMILIES: Mapping[str, Family] = {family.name: family for family in _families()}
+FAMILIES: Mapping[str, Family] = {name: family for family in _families() for name in (family.name, *family.other_names)}

@@ -139,4 +139,12 @@ def _tile_values(rows: torch.Tensor, n_keys: int, n_values: int) -> torch.Tensor
     return grouped.transpose(0, 1).reshape(rows.shape)
 
 
-FAMILY = Family("Qwen3_5ForCausalLM", check_variant, plan_graph)
+FAMILY = Family(
+    "Qwen3_5ForCausalLM",
+    check_variant,
+    plan_graph,
+    # The published checkpoints: images are seen by a part of their own, and `mtp` guesses the token after the next.
+    other_names=("Qwen3_5ForConditionalGeneration",),
+    prefix="model.language_model.",
+    left_out=("model.visual.", "mtp."),
+)

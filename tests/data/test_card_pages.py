@@ -11,6 +11,7 @@ from data.card_builder import CardBuilder, histogram
 from data.card_pages import markdown, page
 from data.rejected import Rejected, RejectReason
 from data.shards import Record
+from data.truth import truth_of
 
 SOURCE = {"kind": "toolbench", "path": "a|b.json", "licence": "Apache-2.0", "revision": "abc"}
 
@@ -26,7 +27,7 @@ def card() -> DataCard:
     overlap = Rejected(RejectReason.EVALUATION_OVERLAP, "shares", "x:1", "<script>alert(1)</script>", "what time is it")
     builder.add_rejected(overlap)
     builder.add_rejected(Rejected(RejectReason.GAVE_UP, "Finish", "x:2", "a `b` | c"))
-    return builder.build([SOURCE], "0123")
+    return builder.build([SOURCE], "0123", truth_of([], 0))
 
 
 def test_read_is_kept_and_rejected_in_whole_and_for_each_source(card: DataCard) -> None:

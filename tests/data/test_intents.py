@@ -21,7 +21,7 @@ from data.rejected import Rejected, RejectReason
 from data.sources import check_source, read_source
 from data.sources.files import DataFileError
 from data.sources.intents import map_source
-from eval.cases import load_suite
+from eval.suites import load_suite
 from scripts import intents as command
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.tools import Conversation, check_calls

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from data.config import DataConfig, OpenAIJsonlSource
 from data.join import Fate, Verdict, decide
+from data.prepare import prepare
 from data.screen import Screen
 from data.shards import Record
-from data.store import decode, encode, with_trained_turns
+from data.store import decode, encode, read_conversations, with_trained_turns
 from tinydispatch.tools import Conversation, Message, Role, ToolCall
 
 Weather = Callable[..., Conversation]
@@ -44,6 +46,31 @@ def records_of(*parts: list[Conversation]) -> list[Record]:
 def verdicts(records: list[Record]) -> list[Verdict]:
     decisions = decide(lambda: records, 0.9)
     return [decisions.verdict(i, record) for i, record in enumerate(records)]
+
+
+def test_row_by_row_each_row_trains_its_last_turn_alone(prefix: Callable[..., Conversation], tmp_path: Path) -> None:
+    """The published form: three rows of one dialogue are three sequences."""
+
+    def shown(message: Message) -> dict[str, Any]:
+        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
+        value: dict[str, Any] = {"role": str(message.role), "content": message.content}
+        value |= {"tool_calls": calls, "weight": int(message.is_trained)} if calls else {}
+        return value | ({"name": message.tool_name} if message.tool_name else {})
+
+    rows = [{"messages": [shown(message) for message in prefix(length).messages]} for length in (1, 2, 3)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    counts = {}
+    for is_joined in (True, False):
+        source = OpenAIJsonlSource(kind="openai_jsonl", path=path)
+        config = DataConfig(sources=(source,), eval_fraction=0, join_prefixes=is_joined)
+        done = prepare(config, seed=0, out_dir=tmp_path / str(is_joined), case_texts=[], count_tokens=None)
+        trained = [
+            sum(message.is_trained for message in row.messages if message.role is Role.ASSISTANT)
+            for row in read_conversations(done.train_path)
+        ]
+        counts[is_joined] = trained
+    assert counts == {True: [3], False: [1, 1, 1]}
 
 
 @pytest.mark.parametrize("order", [[1, 2, 3], [3, 2, 1], [2, 3, 1]])

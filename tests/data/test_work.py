@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from data import work
-from data.config import DataConfig, OpenAIJsonlSource, ToolBenchSource
+from data.config import DataConfig, OpenAIJsonlSource, SynthSource, ToolBenchSource
 from data.prepare import PreparedData, prepare
 from data.progress import Progress
 from data.sources import files
+from data.split import sampled
 from data.work import WorkerDiedError
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,18 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows_path(tmp_path: Path) -> Path:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([row(i) for i in range(200)] + ["nonsense"]), "utf-8")
+    return path
+
+
+def towns_of(count: int, folder: Path) -> Path:
+    """A file of so many dialogues, each about a town with its number."""
+    rows = []
+    for place in range(count):
+        call = {"name": "get_weather", "arguments": {"location": f"Town {place}"}}
+        shown = [{"role": "user", "content": f"weather in town {place}, please"}]
+        rows.append({"messages": [*shown, {"role": "assistant", "tool_calls": [call]}]})
+    path = folder / "towns.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
 
 
@@ -106,7 +120,49 @@ def test_other_settings_do_not_go_on_from_what_the_first_ones_left(rows_path: Pa
     assert not stale.exists()
 
 
-def test_max_rows_reads_the_first_rows_and_joins_none_beyond(tmp_path: Path) -> None:
+def test_max_rows_takes_rows_of_the_whole_file_and_whole_dialogues_first(tmp_path: Path) -> None:
+    """A file sorted by topic: its beginning says nothing of its end."""
+    path = towns_of(400, tmp_path)
+    source = OpenAIJsonlSource(kind="openai_jsonl", path=path, max_rows=100)
+    config = DataConfig(sources=(source,), eval_fraction=0.1, near_duplicate_threshold=None)
+    done = prepare(config, seed=0, out_dir=tmp_path / "run", case_texts=[], count_tokens=None)
+    text = done.train_path.read_text("utf-8") + done.heldout_path.read_text("utf-8")
+    towns = sorted(int(town) for town in re.findall(r'"location":"Town (\d+)"', text))
+    assert done.card.read == len(towns) == 100
+    assert 15 <= sum(town < 100 for town in towns) <= 35
+    assert 15 <= sum(town >= 300 for town in towns) <= 35
+    assert done.card.heldout > 2
+
+
+def test_a_dialogue_is_sampled_as_a_whole() -> None:
+    dialogues = [f"dialogue {row // 4}" for row in range(400)]
+    chosen = sampled(dialogues, 40)
+    assert chosen is not None
+    assert len(chosen) == 40
+    assert len({dialogues[row] for row in chosen}) == 10
+    assert sampled(dialogues, 400) is None
+    longer = sampled([*dialogues, *(f"new {row}" for row in range(40))], 40)
+    assert longer is not None
+    assert len(chosen & longer) >= 24
+
+
+@pytest.mark.parametrize(("weight", "low", "high"), [(0.5, 70, 130), (1.0, 200, 200), (2.5, 470, 530)])
+def test_a_weight_says_how_often_a_conversation_is_trained(tmp_path: Path, weight: float, low: int, high: int) -> None:
+    source = SynthSource(kind="synth", count=60)
+    path = towns_of(200, tmp_path)
+    weighted = OpenAIJsonlSource(kind="openai_jsonl", path=path, weight=weight)
+    config = DataConfig(sources=(weighted, source), eval_fraction=0, near_duplicate_threshold=None)
+    done = prepare(config, seed=0, out_dir=tmp_path / "run", case_texts=[], count_tokens=None)
+    lines = done.train_path.read_text("utf-8").splitlines()
+    towns = [line for line in lines if "Town " in line]
+    assert low <= len(towns) <= high
+    card = done.card
+    assert len(lines) == card.train + card.repeated
+    assert card.rejected.get("left_out_by_weight", 0) == 200 - len(set(towns))
+    assert card.sources[1].kept == 60  # the other source stays as it is
+
+
+def test_max_rows_joins_none_beyond(tmp_path: Path) -> None:
     calls = [{"name": "get_weather", "arguments": {"location": place}} for place in ("Oslo", "Rome")]
     shown: list[dict[str, Any]] = [{"role": "user", "content": "weather in Oslo, then in Rome"}]
     rows = []

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from eval.backends import PlaybackBackend
-from eval.bfcl import BFCL, CATEGORIES, bfcl_folder, bfcl_suite
-from eval.bfcl_rule import passes
-from eval.cases import Suite, load_suite
+from eval.cases import Suite, SuiteError
 from eval.evaluate import evaluate
-from eval.places import SuiteError
-from eval.report_lines import lenient_lines
+from eval.report import lenient_lines
 from eval.results import load_result
+from eval.suites import load_suite
+from eval.suites.bfcl import BFCL, CATEGORIES, bfcl_folder, bfcl_suite, passes
 from tinydispatch.formats import ParsedReply, parse_reply, render_calls
 from tinydispatch.tools import ToolCall
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from eval.backends import PlaybackBackend
-from eval.cases import load_suite
 from eval.evaluate import evaluate
+from eval.suites import load_suite
 from scripts import evaluate as evaluate_script
 from tests.eval.gold_answers import gold_calls
 from tinydispatch.formats import render_calls

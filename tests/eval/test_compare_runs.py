@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from eval.backends import PlaybackBackend
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
 from eval.comparison import ComparisonError, pair_runs, reply_lines
 from eval.evaluate import evaluate
 from eval.matching import REMEDY, Outcome
 from eval.report import print_report
 from eval.results import EvalResult, load_result
+from eval.suites import load_suite
 from scripts import compare_runs
 from scripts import evaluate as evaluate_script
 from tests.eval.gold_answers import gold_calls

@@ -14,9 +14,9 @@ import pytest
 from eval.backends import BackendError, Failure, Generation, Request, open_backend
 from eval.backends.chat_api import chat_messages, generation_from_response
 from eval.backends.endpoint import EndpointBackend
-from eval.cases import load_suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate
+from eval.suites import load_suite
 from tests.eval.fake_server import OSLO, FakeServer, completion
 from tests.eval.gold_answers import gold_calls
 from tinydispatch.bundled import bundled_tools

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from eval.backends import Failure, Generation, PlaybackBackend
-from eval.cases import Suite, load_suite
+from eval.backends import Failure, Generation, PlaybackBackend, Request
+from eval.cases import UNDATED_DAY, Suite
 from eval.config import EvalConfig
 from eval.evaluate import evaluate, evaluate_model
 from eval.matching import REMEDY, Outcome
 from eval.metrics import Tally
 from eval.report import print_report
 from eval.results import EvalResult, ResultError, load_result
-from tinydispatch.formats import render_calls
-from tinydispatch.tools import Role
+from eval.suites import load_suite
+from tinydispatch.formats import reference_date_text, render_calls, with_reference_date
+from tinydispatch.tools import Message, Role
 
 
 def gold_replies(suite: Suite) -> dict[str, str | Generation | Failure]:
@@ -54,6 +58,32 @@ def test_gold_replies_pass_every_case(core: Suite) -> None:
     result = run(core, gold_replies(core))
     assert result.overall == Tally(40, 40)
     assert result.by_category == dict.fromkeys(core.categories, Tally(8, 8))
+
+
+class Listener(PlaybackBackend):
+    """Plays nothing useful back, and keeps what the model would have read of each request's day."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.heard: list[tuple[Message, ...]] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation | Failure]:
+        self.heard += [with_reference_date(request.messages, request.reference_date) for request in requests]
+        return [Generation("No.", 0.0, 1) for _ in requests]
+
+
+def test_a_case_without_a_day_reads_the_line_that_service_writes_in_every_request(core: Suite) -> None:
+    undated = replace(core.cases[0], reference_date=None)
+    states_one = replace(
+        undated, id="own", messages=(Message(Role.SYSTEM, "Today is Friday 2027-01-01."), *undated.messages)
+    )
+    listener = Listener()
+    evaluate(listener, replace(core, cases=(undated, states_one)), model_name="m", progress=False)
+    heard = {messages[0].content for messages in listener.heard}
+    assert any(text == reference_date_text(UNDATED_DAY) for text in heard)
+    own = next(text for text in heard if text.startswith("Today is Friday 2027-01-01."))
+    assert str(UNDATED_DAY) not in own
+    assert reference_date_text(dt.date(2027, 1, 1)) in own
 
 
 def test_a_failed_case_is_counted_in_its_category_with_its_reason(core: Suite) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from eval.backends import Backend, BackendError, Failure, PlaybackBackend
-from eval.cases import load_suite
 from eval.config import EvalConfig
+from eval.suites import load_suite
 from scripts.evaluate import main
 
 REPLIES = {case.messages[-1].content: "Sorry?" for case in load_suite("core").cases}

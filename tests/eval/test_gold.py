@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eval.backends import Request
-from eval.cases import load_suite
 from eval.evaluate import evaluate
 from eval.gold import gold_backend
+from eval.suites import load_suite
 from scripts import evaluate as script
 from tests.eval.test_bfcl import GOLD, write
 
@@ -40,7 +40,7 @@ def test_a_request_that_is_in_no_suite_has_no_answer() -> None:
     suite = load_suite("core")
     case = suite.cases[0]
     with gold_backend([suite]) as gold:
-        asked = Request(case.messages, suite.tools_for(case), case.reference_date)
+        asked = Request(case.messages, suite.tools_for(case), case.today)
         assert len(gold.generate([asked, Request(case.messages, (), None)])) == 2
         assert "no reply is recorded" in str(gold.generate([Request(case.messages, (), None)])[0])
 

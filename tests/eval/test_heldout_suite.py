@@ -11,11 +11,11 @@ import pytest
 from data.groups import HeldoutGroup
 from data.store import write_conversations
 from eval.backends import PlaybackBackend
-from eval.cases import Suite, load_suite
+from eval.cases import Suite, SuiteError
 from eval.evaluate import evaluate
 from eval.matching import Outcome
-from eval.places import SuiteError
 from eval.results import EvalResult
+from eval.suites import load_suite
 from scripts import evaluate as evaluate_script
 from tinydispatch.formats import render_calls
 from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.cases import Case, ExpectedCall, load_suite, shipped_suites
+from eval.cases import Case, ExpectedCall
 from eval.matchers import accepts, parse_expected
 from eval.matching import REMEDY, Outcome, Score, match
+from eval.suites import load_suite, shipped_suites
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.formats import parse_reply, render_calls
 from tinydispatch.tools import Message, Role, ToolCall

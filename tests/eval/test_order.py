@@ -11,10 +11,10 @@ import pytest
 
 from eval.backends import Failure, Generation, Request
 from eval.backends.base import ClosesOnExit
-from eval.cases import load_suite
+from eval.cases import by_shared_beginning
 from eval.evaluate import evaluate
 from eval.gold import gold_backend
-from eval.order import by_shared_beginning
+from eval.suites import load_suite
 from tinydispatch.formats import render_prompt, with_reference_date
 
 
@@ -62,7 +62,7 @@ def test_each_day_and_each_set_of_tools_is_computed_once() -> None:
     days = [prompt[prompt.index("Today is") :][:40] for prompt in listener.prompts]
     assert len([1 for one, other in itertools.pairwise(days) if one != other]) == len(set(days)) - 1
     as_written = [
-        render_prompt(with_reference_date(case.messages, case.reference_date), listener.suite.tools)
+        render_prompt(with_reference_date(case.messages, case.today), listener.suite.tools)
         for case in listener.suite.cases
     ]
     assert anew(listener.prompts) < 0.6 * anew(as_written)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from eval.backends import PlaybackBackend
-from eval.cases import Suite, load_suite
+from eval.cases import Suite, SuiteError
 from eval.evaluate import evaluate
 from eval.matching import Outcome
-from eval.places import SuiteError
 from eval.results import CaseResult
+from eval.suites import load_suite
 from tinydispatch.formats import render_calls
 from tinydispatch.tools import ToolCall
 

@@ -14,12 +14,13 @@ import pytest
 
 from eval.backends import Failure, PlaybackBackend
 from eval.backends.playback import Recorded
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
 from eval.evaluate import evaluate, size_on_disk
 from eval.matching import REMEDY, Outcome
 from eval.page import evaluation_page, write_page
-from eval.published import PUBLISHED
+from eval.report import PUBLISHED
 from eval.results import CaseResult, EvalResult, load_result
+from eval.suites import load_suite
 from scripts import evaluate as evaluate_script
 from tests.eval.gold_answers import gold_calls
 from tinydispatch.formats import render_calls

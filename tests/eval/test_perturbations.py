@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from eval.cases import Case, load_suite
+from eval.cases import Case, SuiteError
 from eval.matching import match
-from eval.perturb import Perturbation, perturbed_cases
-from eval.places import SuiteError
+from eval.suites import load_suite
+from eval.suites.perturbed import Perturbation, perturbed_cases
 from tinydispatch.formats import parse_reply, render_calls
 
 DEV = load_suite("dev")

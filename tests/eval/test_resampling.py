@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.resampling import UnknownRateError, paired_bootstrap, pass_hat_k
+from eval.metrics import UnknownRateError, paired_bootstrap, pass_hat_k
 
 
 def verdicts(bits: str, prefix: str = "c") -> dict[str, bool | None]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite
 from eval.matchers import Matcher, MatcherKind, accepts
 from eval.matching import Outcome, Score, match
+from eval.suites import load_suite
 from tinydispatch.formats import ParsedReply
 from tinydispatch.tools import ToolCall
 

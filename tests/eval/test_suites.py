@@ -15,9 +15,9 @@ from data.config import OpenAIJsonlSource
 from data.overlap import find_overlap
 from data.sources import read_source
 from data.synth.domains import load_file
-from eval.cases import SUITES_DIR, load_case_texts, load_suite, shipped_suites
-from eval.perturb import Perturbation
-from eval.places import SuiteError
+from eval.cases import SuiteError
+from eval.suites import SUITES_DIR, load_case_texts, load_suite, shipped_suites
+from eval.suites.perturbed import Perturbation
 from tinydispatch.bundled import bundled_tools, load_tools
 from tinydispatch.tools import Conversation, Role, check_calls
 

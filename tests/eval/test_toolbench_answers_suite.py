@@ -10,9 +10,10 @@ import pytest
 from data.config import DataConfig, GroupConfig, ToolBenchSource
 from data.groups import HeldoutGroup
 from data.prepare import prepare
-from eval.cases import Suite, load_suite
+from eval.cases import Suite
 from eval.evaluate import evaluate
 from eval.gold import gold_backend
+from eval.suites import load_suite
 from tests.data.conftest import toolbench_dir
 
 __all__ = ["toolbench_dir"]

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from eval.backends import Failure, Generation, PlaybackBackend, Request
-from eval.cases import Case, Suite, load_suite
+from eval.cases import Case, Suite
 from eval.evaluate import evaluate
 from eval.matchers import accepts
 from eval.matching import Outcome
 from eval.results import CaseResult, load_result
+from eval.suites import load_suite
 from tinydispatch.formats import render_calls, render_prompt
 from tinydispatch.tools import ToolCall
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eval.cases import load_suite
 from eval.matching import Outcome
+from eval.suites import load_suite
 from scripts.play_layers import CONFIGURATIONS, _stacked, table
 from tests.layers.kitchen import ScriptedDispatcher
 from tinydispatch.layers.stack import Layer, shares

@@ -31,8 +31,9 @@ def fake_evaluator(_: EvalConfig) -> Callable[[Path, Sequence[Suite], str, Path]
                 passes = content.startswith("good") or (
                     content.startswith("bad") and case.category != suite.categories[0]
                 )
+                wanted = tuple(call.to_json() for call in case.expected)
                 outcome = Outcome.CORRECT if passes else Outcome.WRONG_TOOL
-                cases.append(CaseResult(case.id, case.category, case.prompt, (), "x", outcome, "", 0.05, 3))
+                cases.append(CaseResult(case.id, case.category, case.prompt, wanted, "x", outcome, "", 0.05, 3))
             result = EvalResult(suite.name, suite.fingerprint, name, suite.categories, tuple(cases))
             result.save(folder)
             results.append(result)
@@ -53,11 +54,13 @@ class Site:
         self.config = folder / "retrain.yaml"
         script = str(Path(__file__).parent / "fake_stage.py")
         commands = {stage: {"command": ["{python}", script, stage, "{run_dir}"]} for stage in STAGES}
+        commands["calibrate"] = {"command": ["{python}", script, "calibrate", "{run_dir}"]}
         news = f"import sys; open({str(folder / 'news')!r}, 'a').write(sys.stdin.read() + chr(10))"
         tree = {
             "registry": str(self.registry),
             "base": "nano.yaml",
             "intake": {"sources": [{"kind": "dispatch_log", "path": str(folder / "log.jsonl")}], "min_new": 2},
+            "gate": {"generated": 0},
             "stages": commands,
             "notify": [{"command": [sys.executable, "-c", news]}],
             "cost_per_hour": 2.5,

@@ -9,6 +9,7 @@ import pytest
 from retraining.lock import run_lock
 from scripts import retrain
 from tests.retraining.fakes_site import STAGES, Site, fake_answer, fake_evaluator
+from tinydispatch.calibration import Calibration, calibration_path, load_calibration
 from tinydispatch.registry import read_champion
 
 
@@ -43,7 +44,9 @@ def test_three_runs_in_a_row_promote_refuse_and_skip(site: Site, capsys: pytest.
     site.log("poison one", "poison two")
     assert site.run() == retrain.EXIT_REFUSED
     assert site.champion() == first
-    assert "not_worse core/tool_selection: 8/8 became 0/8" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "loss one_call: " in out, out
+    assert "loss overall: lost" in out
     assert site.journal() == [*STAGES, *STAGES]
 
     assert site.run() == retrain.EXIT_OK
@@ -72,6 +75,31 @@ def test_the_decision_lies_with_the_run_and_with_the_promoted_model(site: Site) 
     assert champion is not None
     assert champion.details["decision"] == json.loads(decision.read_text())
     assert champion.run_id == decision.parent.name
+    assert load_calibration(calibration_path(champion.path)).threshold == 0.7, "a promotion carries its calibration"
+
+
+def test_an_adopted_model_brings_the_calibration_that_lies_beside_it(site: Site) -> None:
+    start = site.folder / "start.gguf"
+    start.write_text("untrained")
+    Calibration(threshold=0.6).save(calibration_path(start))
+    assert site.run("adopt", str(start)) == retrain.EXIT_OK
+    champion = read_champion(site.registry)
+    assert champion is not None
+    assert load_calibration(calibration_path(champion.path)).threshold == 0.6
+
+
+def test_a_run_that_cannot_be_told_from_the_champion_is_inconclusive_and_its_records_are_kept(site: Site) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run() == retrain.EXIT_OK
+    first = site.champion()
+    site.log("weather in Rome", "weather in Rome tomorrow")
+    assert site.run("gate.suites=[own_tools]") == retrain.EXIT_INCONCLUSIVE
+    assert site.champion() == first
+    assert site.news()[-1]["state"] == "inconclusive"
+    site.log("weather in Lyon", "weather in Lyon tomorrow")
+    assert site.run() == retrain.EXIT_OK
+    pools = sorted(site.registry.glob("runs/*/intake/pool.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    assert [path.read_text().count("\n") for path in pools] == [2, 4, 6]
 
 
 def test_refused_data_is_not_trained_on_again(site: Site) -> None:
@@ -115,7 +143,7 @@ def test_a_registry_that_is_locked_ends_the_command_with_its_own_status(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gate.significanc=0.1"], "unknown key 'gate.significanc'; did you mean 'significance'?"),
+        (["gate.max_los=0.1"], "unknown key 'gate.max_los'; did you mean 'max_loss'?"),
         (["base=nowhere.yaml"], "no configuration 'nowhere.yaml'"),
         (["intake.sources.0.path=nowhere.jsonl"], "set 'intake.sources.0.path' to where the data is"),
         (["gate.suites=[nowhere]"], "no suite 'nowhere'"),

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from retraining.cases import production_suite
 from retraining.config import AfterRefusal, IntakeConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.intake import Earlier, earlier_runs, quarantined, take_in
 from retraining.ledger import Ledger, StageRecord
 from retraining.production import Trust, labelled
+from retraining.records import pool_row
 from retraining.stages import Done, RunState, Stage, Stop
 from tinydispatch.bundled import bundled_tools
+from tinydispatch.review import Decision, Order, Stack
 
 LINE = {"messages": [{"role": "user", "content": "weather in Bergen please, right now"}]}
 CALL = {"name": "get_weather", "arguments": {"location": "Bergen"}}
@@ -230,3 +233,141 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     first = take(tmp_path, config_of(log), name="a")
     second = take(tmp_path, config_of(log), name="b")
     assert [path.read_bytes() for path in first.outputs] == [path.read_bytes() for path in second.outputs]
+
+
+def test_one_client_that_makes_up_sessions_is_quarantined(tmp_path: Path) -> None:
+    flood = [
+        {
+            **ask(f"is it cold in place {i * i}"),
+            "calls": [weather(f"place {i * i}")],
+            "session_id": f"{i}",
+            "client_id": "k",
+        }
+        for i in range(4)
+    ]
+    calm = {**ask("weather in Graz"), "calls": [weather("Graz")], "client_id": "l"}
+    done = take(tmp_path, config_of(log_of(tmp_path, *flood, calm), max_per_client=3))
+    assert answers(tmp_path) == ["Graz"]
+    assert done.result["quarantined"] == {"flood": 4}
+
+
+def test_many_nearly_equal_requests_are_a_flood_whoever_sends_them(tmp_path: Path) -> None:
+    text = "please tell me what the weather in Lyon will be like when we arrive there by train"
+    flood = [{**ask(f"{text} {i}"), "calls": [weather("Lyon")], "session_id": f"{i}"} for i in range(4)]
+    calm = {**ask("weather in Graz"), "calls": [weather("Graz")]}
+    done = take(tmp_path, config_of(log_of(tmp_path, *flood, calm), max_similar=3))
+    assert answers(tmp_path) == ["Graz"]
+    assert done.result["quarantined"] == {"flood": 4}
+
+
+def test_a_link_in_the_senders_own_words_is_no_ground_for_itself(tmp_path: Path) -> None:
+    def search(link: str, **rest: Any) -> dict[str, Any]:
+        return {
+            **ask(f"look up {link} for me"),
+            "calls": [{"name": "search_web", "arguments": {"query": link}}],
+            **rest,
+        }
+
+    alone = search("https://thief.io/a", session_id="a")
+    shared = [search("https://news.io/b", session_id="a"), {**search("https://news.io/b", session_id="b")}]
+    shared[1]["messages"][0]["content"] += " now"
+    person = search("https://corp.io/c", session_id="a", correction={"calls": [
+        {"name": "search_web", "arguments": {"query": "https://corp.io/c"}}]})  # fmt: skip
+    done = take(tmp_path, config_of(log_of(tmp_path, alone, *shared, person)))
+    assert done.result["quarantined"] == {"ungrounded_address": 1}
+    assert "thief" not in json.dumps(rows(tmp_path))
+
+
+def test_what_intake_writes_is_its_owners_alone(tmp_path: Path) -> None:
+    done = take(tmp_path, config_of(log_of(tmp_path, {**LINE, "calls": [CALL]})))
+    assert {path.stat().st_mode & 0o777 for path in done.outputs} == {0o600}
+    assert done.outputs[0].parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_line_that_a_person_decided_about_is_taken_in_as_decided_and_only_so(tmp_path: Path) -> None:
+    lines = [{**ask(f"weather in {place}"), "calls": [weather("Oslo")]} for place in ("Bergen", "Graz", "Lyon")]
+    log = log_of(tmp_path, *lines)
+    stack = Stack(log.parent, tools=bundled_tools())
+    shown = {}
+    for place in range(3):
+        line = stack.next(Order.CONFIDENCE, place)["line"]
+        shown[line["messages"][0]["answer"]["reply"]] = line["id"]
+    stack.decide(shown["weather in Bergen"], Decision.CORRECT, correction={"calls": [weather("Bergen")]})
+    stack.decide(shown["weather in Graz"], Decision.REJECT)
+    stack.close()
+    done = take(tmp_path, config_of(log.parent))
+    assert {row["messages"][0]["content"]: row["retraining"]["trust"] for row in rows(tmp_path)} == {
+        "weather in Bergen": Trust.PERSON,
+        "weather in Lyon": Trust.MODEL,
+    }
+    assert answers(tmp_path) == ["Bergen", "Oslo"]
+    assert done.result["dropped"] == {"decided_elsewhere": 2, "not_accepted": 1}
+
+
+def test_decisions_count_where_they_stand_in_a_source_of_their_own(tmp_path: Path) -> None:
+    log = log_of(tmp_path, {**ask("weather in Bergen"), "calls": [weather("Oslo")], "id": "one"})
+    stack = Stack(log, tmp_path / "decisions.jsonl", tools=bundled_tools())
+    stack.decide("one", Decision.REJECT)
+    stack.close()
+    done = take(tmp_path, config_of(log, tmp_path / "decisions.jsonl"))
+    assert rows(tmp_path) == []
+    assert done.result["dropped"] == {"decided_elsewhere": 1, "not_accepted": 1}
+
+
+def test_an_answer_that_is_rejected_after_it_was_trained_is_trained_no_more(tmp_path: Path) -> None:
+    log = log_of(
+        tmp_path,
+        {**ask("weather in Bergen, for ada@corp-mail.com"), "calls": [weather("Oslo")], "id": "one"},
+        {**ask("weather in Lyon"), "calls": [weather("Lyon")], "id": "two"},
+    )
+    take(tmp_path, config_of(log.parent), name="first")
+    pool = (tmp_path / "runs" / "first" / "intake" / "pool.jsonl").read_text().splitlines()
+    earlier = Earlier(tuple(pool_row(line, "first") for line in pool), frozenset())
+    stack = Stack(log.parent, tools=bundled_tools())
+    stack.decide("one", Decision.REJECT)
+    stack.close()
+    done = take(tmp_path, config_of(log.parent, min_new=1), earlier, name="second")
+    assert answers(tmp_path, "second") == ["Lyon"]
+    assert done.result["withdrawn"] == 1
+
+
+def labelled_lines(days: range, *, session: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            **ask(f"weather in Graz on day {day}"),
+            "calls": [weather("Oslo")],
+            "correction": {"calls": [weather(f"Graz {day}")]},
+            "session_id": session or f"s{day}",
+            "time": f"2026-11-{day:02d}T00:00:00Z",
+        }
+        for day in days
+    ]
+
+
+def test_the_latest_dialogues_are_cases_and_no_run_trains_on_them_until_they_retire(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    config = config_of(log_of(tmp_path, *labelled_lines(range(1, 11))), held_share=0.2, held_gates=2)
+    held = {"Graz 9", "Graz 10"}
+    for name, in_training in (("one", False), ("two", False), ("three", True)):
+        earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+        done = take(tmp_path, config, earlier, name=name)
+        assert (held <= set(answers(tmp_path, name))) is in_training
+        assert held.isdisjoint(answers(tmp_path, name)) is not in_training
+        assert done.result["held"] == (0 if in_training else 2)
+        suite = production_suite(tmp_path / "runs" / name / "intake" / "held.jsonl", config.held_gates)
+        assert (suite is None) is in_training
+        if suite is not None:
+            assert {case.prompt for case in suite.cases} == {f"weather in Graz on day {day}" for day in (9, 10)}
+        end(tmp_path, ledger, name, RunState.PROMOTED)
+
+
+def test_a_dialogue_is_held_out_whole_or_not_at_all(tmp_path: Path) -> None:
+    log = log_of(tmp_path, *labelled_lines(range(1, 6)), *labelled_lines(range(6, 11), session="long"))
+    done = take(tmp_path, config_of(log, held_share=0.2))
+    assert done.result["held"] == 0, "the latest dialogue has five records, and two may be held"
+
+
+def test_what_a_failed_call_was_logged_as_before_it_failed_teaches_nothing(tmp_path: Path) -> None:
+    line = {**ask("weather in Graz"), "calls": [weather("Graz")], "id": "a1"}
+    log = log_of(tmp_path, line, {**line, "is_accepted": False, "tool_error": "no such place"})
+    assert take(tmp_path, config_of(log)).result["dropped"] == {"not_accepted": 2}

@@ -1,5 +1,6 @@
 """A run goes on from the first stage that is not complete."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,23 @@ def test_a_stage_whose_files_are_gone_is_not_complete(tmp_path: Path, model: Pat
     finish_two(ledger)
     (ledger.path.parent / "checkpoint" / "config.json").unlink()
     assert not ledger.is_complete(Stage.TRAIN)
+
+
+def test_a_touch_or_a_copy_redoes_nothing_and_another_content_of_the_same_size_does(
+    tmp_path: Path, model: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"a": 1}', "utf-8")
+    settings = (f"data.sources=[{{kind: openai_jsonl, path: {rows}}}]",)
+    finish(Ledger(run_config(tmp_path, model, *settings), model), Stage.PREPARE, "data/train.jsonl", "data_card.json")
+    stat = rows.stat()
+    os.utime(rows, (1, 1))
+    for file in model.iterdir():
+        os.utime(file, (1, 1))
+    assert Ledger(run_config(tmp_path, model, *settings), model).is_complete(Stage.PREPARE)
+    rows.write_text('{"a": 2}', "utf-8")
+    assert rows.stat().st_size == stat.st_size
+    assert not Ledger(run_config(tmp_path, model, *settings), model).is_complete(Stage.PREPARE)
 
 
 def test_forcing_a_stage_forgets_it_and_what_follows(tmp_path: Path, model: Path) -> None:

@@ -56,13 +56,29 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit_scale([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], [True, True, True, False, False, False])
 
 
-def test_the_threshold_is_the_lowest_from_which_on_few_are_surely_wrong() -> None:
-    # The surest 40 are right, then every second one is wrong.
+def test_the_threshold_is_the_last_test_from_the_top_that_few_wrong_ones_pass() -> None:
+    # The surest 40 are right, then every second one is wrong. The tests are at 22, 38, 52 and all 60 answers.
     confidences = [1 - number / 100 for number in range(60)]
     is_right = [True] * 40 + [False, True] * 10
-    assert threshold_for(confidences, is_right, 0.1, 0.9) == confidences[41]
+    assert threshold_for(confidences, is_right, 0.1, 0.9) == confidences[37]
     assert threshold_for(confidences, is_right, 0.1, 0.99) == UNREACHABLE
     assert threshold_for(confidences, is_right, 0.4, 0.9) == confidences[-1]
+
+
+def test_the_scan_ends_at_its_first_failure_whatever_comes_after() -> None:
+    confidences = [1 - number / 1000 for number in range(300)]
+    surest_are_wrong = [False] * 2 + [True] * 298
+    assert threshold_for(confidences, surest_are_wrong, 0.1, 0.9) == UNREACHABLE
+
+
+def test_where_more_are_wrong_than_allowed_a_threshold_is_promised_no_more_often_than_stated() -> None:
+    chance = random.Random(11)
+    promised = 0
+    for _ in range(300):
+        confidences = [chance.random() for _ in range(120)]
+        is_right = [chance.random() >= 0.11 for _ in range(120)]
+        promised += threshold_for(confidences, is_right, 0.1, 0.9) != UNREACHABLE
+    assert promised <= 0.1 * 300
 
 
 def test_a_few_right_answers_are_no_reason_to_trust() -> None:

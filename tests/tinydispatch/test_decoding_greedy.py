@@ -149,3 +149,15 @@ def test_a_grammar_that_gives_up_is_an_error_with_the_tools_name_and_no_empty_re
     with pytest.raises(GrammarError, match=r"the grammar failed while the reply was written: .*40") as caught:
         _complete(PlaybackRuntime(reply), tools=[tool])
     assert caught.value.tool == "wide"
+
+
+def test_a_grammar_that_gives_up_before_a_name_is_written_names_the_tools_on_offer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = llguidance.LLParserLimits(max_items_in_row=40)
+    limited = SimpleNamespace(LLMatcher=partial(llguidance.LLMatcher, limits=small))
+    monkeypatch.setattr("tinydispatch.engine.llguidance", limited)
+    tools = [Tool(f"tool_{number}", "", {"type": "object", "properties": {}}) for number in range(60)]
+    with pytest.raises(GrammarError, match=r"tool 'tool_0, tool_1, .*: the grammar failed") as caught:
+        _complete(PlaybackRuntime(formats.render_calls([ToolCall("tool_7", {})])), tools=tools)
+    assert caught.value.tool.endswith("tool_59")

@@ -92,11 +92,11 @@ def test_files_are_the_owners_alone_and_old_ones_go(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     today = dt.datetime.now(dt.UTC).date()
     log = DispatchLog(folder, keep_days=7)
-    for days in (6, 8):
+    for days in range(1, 10):
         (folder / f"dispatch-{today - dt.timedelta(days)}.jsonl").write_text("{}\n")
     _write(log)
     left = sorted(folder.glob("*"))
-    assert [path.name for path in left] == [f"dispatch-{today - dt.timedelta(6)}.jsonl", f"dispatch-{today}.jsonl"]
+    assert [path.name for path in left] == [f"dispatch-{today - dt.timedelta(days)}.jsonl" for days in range(7, -1, -1)]
     assert left[-1].stat().st_mode & 0o777 == 0o600
     assert folder.stat().st_mode & 0o777 == 0o700
 

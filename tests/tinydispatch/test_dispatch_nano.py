@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.cases import load_suite
+from eval.suites import load_suite
 from export.config import ExportConfig, Quantization
 from export.export import export_gguf
 from scripts import fuzz_dispatch

@@ -156,6 +156,20 @@ def test_a_prompt_that_does_not_fit_is_refused_before_decoding() -> None:
     assert runtime.decoded == []
 
 
+def test_of_tools_that_do_not_fit_the_largest_are_named_with_what_they_cost() -> None:
+    small = [Tool(f"small_{number}", "", {"type": "object", "properties": {}}) for number in range(3)]
+    large = [Tool(f"large_{number}", "word " * 300, {"type": "object", "properties": {}}) for number in range(2)]
+    n_prompt = Dispatcher(PlaybackRuntime("x", n_ctx=9_000), [*small, *large], TODAY).dispatch("hi").tokens.prompt
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        Dispatcher(PlaybackRuntime("x", n_ctx=n_prompt - 900), [*small, *large], TODAY).dispatch("hi")
+    message = str(caught.value)
+    assert "it is 901 too long" in message
+    assert "its 5 tools, the largest: large_0 1" in message
+    assert message.endswith("Without large_0 a short reply fits")
+    kept = Dispatcher(PlaybackRuntime("x", n_ctx=n_prompt - 900), [*small, large[1]], TODAY)
+    assert kept.dispatch("hi").reply == "x"
+
+
 def test_the_shared_start_of_two_prompts_is_computed_once() -> None:
     runtime = PlaybackRuntime("ok")
     dispatcher = Dispatcher(runtime, [WEATHER], TODAY)

@@ -63,11 +63,11 @@ def test_a_state_that_does_not_load_is_dropped_and_the_answer_stays(tmp_path: Pa
 
 def test_the_least_recently_used_file_goes_first(tmp_path: Path) -> None:
     for number in (1, 2):
-        before = set(tmp_path.iterdir())
+        before = set(tmp_path.glob("*.prefix"))
         cache = PrefixCache(b"model", tmp_path, disk_bytes=2500)
         cache.put([number], b"x" * 1000)
         cache.close()
-        (path,) = set(tmp_path.iterdir()) - before
+        (path,) = set(tmp_path.glob("*.prefix")) - before
         os.utime(path, (100 - number, 100 - number))  # the first was used last
     again = PrefixCache(b"model", tmp_path, disk_bytes=2500)
     again.put([3], b"x" * 1000)
@@ -80,11 +80,11 @@ def test_a_file_that_another_process_dropped_is_done_without(tmp_path: Path) -> 
     cache = _saved(tmp_path)
     cache.put([1, 2], b"short")
     cache.close()
-    (short,) = tmp_path.iterdir()
+    (short,) = tmp_path.glob("*.prefix")
     cache.put([1, 2, 3], b"long")
     cache.close()
     again = _saved(tmp_path)
-    next(path for path in tmp_path.iterdir() if path != short).unlink()
+    next(path for path in tmp_path.glob("*.prefix") if path != short).unlink()
     assert again.find([1, 2, 3, 4], 0) == ((1, 2), b"short")
     assert not again.holds([1, 2, 3])
 
@@ -111,7 +111,7 @@ def test_no_half_written_file_is_left_behind(tmp_path: Path) -> None:
     cache = _saved(tmp_path)
     cache.put([1], b"state")
     cache.close()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".prefix"]
+    assert [path.suffix for path in tmp_path.glob("*.prefix")] == [".prefix"]
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

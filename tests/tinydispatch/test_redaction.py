@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts import check_redaction
 from tinydispatch.redaction import RedactionError, Redactor, load_redactor
 
 
@@ -105,3 +107,26 @@ def test_a_file_of_rules_that_cannot_be_used_is_refused(tmp_path: Path, text: st
     path.write_text(text)
     with pytest.raises(RedactionError, match=message):
         load_redactor(path)
+
+
+def test_the_written_corpus_is_held_and_its_look_alikes_are_left_alone() -> None:
+    _, wrong = check_redaction.misses(Redactor())
+    assert wrong == []
+
+
+@pytest.mark.parametrize("unit", ["4 ", "12-", "pin: 1234x9 ", "-----BEGIN PRIVATE KEY-----", "ab:", "://a:", "DE12 "])
+def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str) -> None:
+    def seconds(n_chars: int) -> float:
+        start = time.process_time()
+        _text(unit * (n_chars // len(unit)))
+        return time.process_time() - start
+
+    seconds(1000)
+    assert seconds(40_000) < 12 * max(seconds(10_000), 0.005)
+
+
+def test_an_account_that_words_told_is_replaced_in_the_argument_too() -> None:
+    record = {"say": "pay from account 12345678", "call": {"account_number": "12345678", "amount": 12}}
+    assert Redactor().record(record) == {
+        "say": "pay from account 900000001", "call": {"account_number": "900000001", "amount": 12},
+    }  # fmt: skip

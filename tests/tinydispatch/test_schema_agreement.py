@@ -10,6 +10,7 @@ from typing import Any
 import llguidance
 import pytest
 
+from scripts.random_schemas import KEYS, TEXTS, VALUES, random_tool
 from tinydispatch import formats
 from tinydispatch.decoding.reply import CallFormat, ReplyShape, ToolChoice, reply_grammar
 from tinydispatch.decoding.rules import GrammarError, Rules
@@ -18,116 +19,6 @@ from tinydispatch.patterns import byte_table
 from tinydispatch.tools import Tool, ToolCall
 
 _SHAPE = ReplyShape(ToolChoice.REQUIRED, is_parallel=False)
-_KEYS = ("a", "b", "x-a", "x-b", 'q"', "ä")
-_PATTERNS = (r"^a|b$", r"^[a-c]{1,3}$", r"\S", r"^\d+-?\d*$", r"^(?=.*[0-9])[a-z0-9]{2,5}$", r"b\.?c", r'"')
-_FORMATS = ("date", "local-date-time", "date-time", "time", "duration", "email", "uri", "uuid", "ipv4", "ipv6")
-_FORMATS = (*_FORMATS, "hostname", "currency", "iana-time-zone", "unheard-of")
-_TEXTS = (
-    "",
-    "a",
-    "ab",
-    "abc",
-    "xb",
-    "1-2",
-    "a1",
-    "b.c",
-    'say "hi"\n',
-    "ä\x7f",
-    "a" * 50,
-    "a@b.co",
-    "2026-03-19",
-    "UTC",
-    "::1",
-)
-_VALUES = (None, True, False, 0, 1, -3, 7, 20, 2.5, 0.07, 19.99, 1e-7, 1e22, [], {}, *_TEXTS)
-
-
-def _schema(rng: random.Random, depth: int) -> Any:
-    """A schema of the kinds that the grammar says exactly."""
-    kinds = ["string", "text", "integer", "number", "boolean", "null", "enum", "const", "format", "any"]
-    if depth:
-        kinds += ["array", "tuple", "object", "object", "map", "anyOf", "allOf", "ref", "types", "nullable"]
-    match rng.choice(kinds):
-        case "string":
-            low = rng.randrange(3)
-            return {"type": "string", "minLength": low, "maxLength": low + rng.choice((0, 1, 3, 60))}
-        case "text":
-            return {"type": "string", **({"pattern": rng.choice(_PATTERNS)} if rng.random() < 0.7 else {})}
-        case "format":
-            return {"type": "string", "format": rng.choice(_FORMATS)}
-        case "integer" | "number" as kind:
-            bounds = {
-                key: rng.choice((-5, 0, 0, 1, 2, 10, 30))
-                for key in ("minimum", "exclusiveMaximum")
-                if rng.random() < 0.4
-            }
-            step = (
-                {"multipleOf": rng.choice((1, 2, 5) if kind == "integer" else (0.01, 0.5))}
-                if rng.random() < 0.2
-                else {}
-            )
-            return {"type": kind, **bounds, **step}
-        case "boolean" | "null" as kind:
-            return {"type": kind}
-        case "enum":
-            return {"enum": rng.sample(_VALUES, rng.randrange(1, 6))}
-        case "const":
-            return {"const": rng.choice(_VALUES)}
-        case "any":
-            return rng.choice(({}, True))
-        case "array":
-            low = rng.randrange(3)
-            return {
-                "type": "array",
-                "items": _schema(rng, depth - 1),
-                "minItems": low,
-                "maxItems": low + rng.randrange(3),
-            }
-        case "tuple":
-            key, rest = rng.choice((("prefixItems", "items"), ("items", "additionalItems")))
-            first = [_schema(rng, depth - 1) for _ in range(rng.randrange(1, 3))]
-            return {"type": "array", key: first, rest: rng.choice((False, {"type": "integer"}))}
-        case "object":
-            return _object(rng, depth)
-        case "map":
-            return {
-                "type": "object",
-                rng.choice(("additionalProperties", "unevaluatedProperties")): _schema(rng, depth - 1),
-            }
-        case "anyOf":
-            return {"anyOf": [_schema(rng, depth - 1) for _ in range(rng.randrange(1, 4))]}
-        case "allOf":
-            return {"allOf": [_schema(rng, depth - 1), rng.choice(({}, _schema(rng, depth - 1)))]}
-        case "types":
-            return {"type": rng.sample(("string", "integer", "null", "boolean"), 2)}
-        case "nullable":
-            return {"type": "string", "maxLength": 2, "nullable": True}
-        case _:
-            return {"$ref": rng.choice(("#/$defs/node", "#/$defs/leaf", "#leaf", "#/$defs/odd%20name"))}
-
-
-def _object(rng: random.Random, depth: int) -> dict[str, Any]:
-    properties = {key: _schema(rng, depth - 1) for key in rng.sample(_KEYS, rng.randrange(4))}
-    schema: dict[str, Any] = {"type": "object", "properties": properties}
-    if rng.random() < 0.5:
-        schema["required"] = rng.sample(_KEYS, rng.randrange(3))
-    if rng.random() < 0.6:
-        schema["additionalProperties"] = rng.choice((False, False, True, _schema(rng, depth - 1)))
-        if schema["additionalProperties"] is False and rng.random() < 0.3:
-            schema["patternProperties"] = {"^x-": _schema(rng, depth - 1)}
-    if rng.random() < 0.2:
-        schema["minProperties"] = 1
-    return schema
-
-
-def _tool(rng: random.Random) -> Tool:
-    node = {
-        "type": "object",
-        "properties": {"a": {"type": "integer"}, "b": {"$ref": "#/$defs/node"}},
-        "required": ["a"],
-    }
-    definitions = {"node": node, "leaf": {"$anchor": "leaf", **_object(rng, 1)}, "odd name": {"enum": ["a", 1]}}
-    return Tool("t", "", {**_object(rng, 3), "$defs": definitions})
 
 
 def _written(rng: random.Random, matcher: llguidance.LLMatcher) -> str | None:
@@ -149,7 +40,7 @@ def _written(rng: random.Random, matcher: llguidance.LLMatcher) -> str | None:
 def _value(rng: random.Random, schema: Any, root: dict[str, Any], depth: int) -> Any:
     """A value that may well fit the schema; the check has the last word."""
     if not isinstance(schema, dict) or depth <= 0 or rng.random() < 0.05:
-        return rng.choice(_VALUES)
+        return rng.choice(VALUES)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2].replace("%20", " ").lstrip("#")
         return _value(rng, root["$defs"][name], root, depth - 1)
@@ -164,7 +55,7 @@ def _value(rng: random.Random, schema: Any, root: dict[str, Any], depth: int) ->
         listed = schema.get("properties", {})
         keys = [key for key in listed if key in schema.get("required", ()) or rng.random() < 0.6]
         keys += [key for key in schema.get("required", ()) if key not in listed]
-        keys += [key for key in _KEYS if key not in keys and key not in listed and rng.random() < 0.1]
+        keys += [key for key in KEYS if key not in keys and key not in listed and rng.random() < 0.1]
         rest = schema.get("additionalProperties", schema.get("unevaluatedProperties", {}))
         rest = schema.get("patternProperties", {"": rest})
         return {key: _value(rng, listed.get(key, next(iter(rest.values()))), root, depth - 1) for key in keys}
@@ -179,8 +70,8 @@ def _value(rng: random.Random, schema: Any, root: dict[str, Any], depth: int) ->
     if kind == "number":
         return rng.choice((rng.randrange(-6, 35), round(rng.uniform(-6, 35), 2), 1e-7, 1e-5, 0.5))
     if kind == "string":
-        return rng.choice(_TEXTS)
-    return rng.choice(_VALUES)
+        return rng.choice(TEXTS)
+    return rng.choice(VALUES)
 
 
 def _in_order(tool: Tool, value: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +90,7 @@ def _cases(seed: int, n: int) -> Iterator[tuple[Tool, str, random.Random]]:
     rng = random.Random(seed)
     n_made = 0
     while n_made < n:
-        tool = _tool(rng)
+        tool = random_tool(rng)
         try:
             grammar = reply_grammar([tool], _SHAPE, CallFormat())
         except GrammarError:

@@ -56,6 +56,7 @@ def tiny_run(runs_dir: Path, model_dir: Path, **overrides: object) -> RunConfig:
         "runs_dir": runs_dir,
         "model__path": model_dir,
         "tracking__wandb": "off",
+        "training__global_batch_size": 4,
         "training__per_device_batch_size": 2,
         "training__logging_steps": 1,
         "training__warmup_steps": 0,

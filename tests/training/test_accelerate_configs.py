@@ -8,6 +8,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from training.config import CONFIGS_DIR, Packing, load_run_config
 
@@ -41,6 +42,16 @@ def test_accelerate_would_launch_it(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert arguments.use_fsdp == (text["distributed_type"] == "FSDP")
     assert arguments.use_deepspeed == (text["distributed_type"] == "DEEPSPEED")
     assert str(config.mixed_precision) == "no"
+
+
+def test_one_gpu_is_one_where_a_machine_has_more() -> None:
+    """Without a name the process sees all of them, and transformers spreads its batches over all it sees."""
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(CONFIGS_DIR / "accelerate" / "one_gpu.yaml"), "train.py"]
+    )
+    arguments, _, _ = _validate_launch_command(arguments)
+    _, environment = prepare_simple_launcher_cmd_env(arguments)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 @pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.stem)

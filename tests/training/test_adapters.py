@@ -25,7 +25,7 @@ LORA = {
     "training__optimizer": "adamw",
     "training__max_steps": 2,
     "training__learning_rate": 1e-2,
-    "training__gradient_accumulation_steps": 1,
+    "training__global_batch_size": 2,
 }
 
 
@@ -84,7 +84,7 @@ def test_an_opt_that_has_our_template_takes_an_adapter(
     make_run: MakeRun, train_path: Path, opt_dir: Path, tmp_path: Path
 ) -> None:
     """A fresh OPT is refused, because its new tokens would stay untrained; one that was fine-tuned has them."""
-    tuned = make_run(name="tuned", model__path=opt_dir, training__max_steps=1, training__gradient_accumulation_steps=1)
+    tuned = make_run(name="tuned", model__path=opt_dir, training__max_steps=1, training__global_batch_size=2)
     base = train(tuned, train_path, tuned.run_dir).checkpoint_dir
     run = make_run(model__path=base, **LORA | {"training__max_steps": 1})
     adapter = train(run, train_path, run.run_dir).adapter_dir

@@ -99,7 +99,7 @@ def test_each_prompt_is_token_for_token_what_a_server_renders(
 
 def test_qwens_own_template_trains_the_reply_and_its_end_token(qwen_tokenizer: PreTrainedTokenizerBase) -> None:
     example = only(encode_conversation(simple_conversation("Oslo"), qwen_tokenizer))
-    assert trained_texts(example, qwen_tokenizer) == [f"<think>\n\n</think>\n\n{QWEN_OSLO_CALL}"]
+    assert trained_texts(example, qwen_tokenizer) == [QWEN_OSLO_CALL]
 
 
 def test_a_template_that_rewrites_earlier_turns_gives_one_sequence_per_turn(
@@ -109,7 +109,7 @@ def test_a_template_that_rewrites_earlier_turns_gives_one_sequence_per_turn(
     talk = conversation(*simple_conversation("Oslo").messages, *simple_conversation("Oslo").messages)
     first, second = encode_conversation(talk, qwen_tokenizer)
     for example in (first, second):
-        assert trained_texts(example, qwen_tokenizer) == [f"<think>\n\n</think>\n\n{QWEN_OSLO_CALL}"]
+        assert trained_texts(example, qwen_tokenizer) == [QWEN_OSLO_CALL]
     assert len(second.input_ids) > len(first.input_ids)
 
 
@@ -118,9 +118,10 @@ def test_a_template_that_keeps_earlier_turns_gives_one_sequence_for_all(
 ) -> None:
     opening = "'\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n')"
     assert opening in qwen_tokenizer.chat_template
-    monkeypatch.setattr(
-        qwen_tokenizer, "chat_template", qwen_tokenizer.chat_template.replace(opening, "'\\n' + content")
+    plain = qwen_tokenizer.chat_template.replace(opening, "'\\n' + content").replace(
+        "enable_thinking = false", "enable_thinking = true"
     )
+    monkeypatch.setattr(qwen_tokenizer, "chat_template", plain)
     talk = conversation(*simple_conversation("Oslo").messages, *simple_conversation("Oslo").messages)
     example = only(encode_conversation(talk, qwen_tokenizer))
     assert trained_texts(example, qwen_tokenizer) == [QWEN_OSLO_CALL, QWEN_OSLO_CALL]

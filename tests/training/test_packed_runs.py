@@ -39,7 +39,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
             name=f"batch-{batch}",
             model__path=still_opt_dir,
             training__per_device_batch_size=batch,
-            training__gradient_accumulation_steps=accumulation,
+            training__global_batch_size=batch * accumulation,
             training__optimizer="adamw",
         )
         assert train(run, train_path, run.run_dir).metrics["steps"] == 1
@@ -60,7 +60,7 @@ def test_a_run_without_padding_has_the_losses_of_the_padded_one(
             model__path=still_opt_dir if family == "opt" else qwen_dir,
             training__packing=layout,
             training__per_device_batch_size=2,
-            training__gradient_accumulation_steps=1,
+            training__global_batch_size=2,
             training__max_steps=1 if family == "opt" else 3,
             training__optimizer="adamw",
         )
@@ -70,7 +70,7 @@ def test_a_run_without_padding_has_the_losses_of_the_padded_one(
 
 
 def test_rows_are_filled_with_whole_conversations(make_run: MakeRun, train_path: Path) -> None:
-    run = make_run(training__packing="rows", training__per_device_batch_size=1)
+    run = make_run(training__packing="rows", training__global_batch_size=2, training__per_device_batch_size=1)
     result = train(run, train_path, run.run_dir)
     rows_of_2048 = -(-result.metrics["tokens_per_epoch"] // 2048)
     assert result.metrics["sequences"] == 8
@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_packed_is_padded_with_a_warning_or_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(packing, "_has_full_attention_only", lambda _: False)
-    run = make_run(model__path=opt_dir, training__max_steps=1, training__gradient_accumulation_steps=1)
+    run = make_run(model__path=opt_dir, training__max_steps=1, training__global_batch_size=2)
     with caplog.at_level(logging.WARNING):
         train(run, train_path, run.run_dir)
     assert "batches are padded instead" in caplog.text

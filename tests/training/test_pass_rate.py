@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from eval.cases import SuiteError, load_suite
+from eval.cases import SuiteError
+from eval.suites import load_suite
 from tests.training.samples import MakeRun
 from training.attention import ATTENTION
 from training.pass_rate import LOG_NAME, answered, few_of_each
@@ -21,7 +22,7 @@ from training.sft import train
 WATCHED = {
     "training__pass_rate": "{every_steps: 1, max_cases: 2, max_new_tokens: 3}",
     "training__max_steps": 2,
-    "training__gradient_accumulation_steps": 1,
+    "training__global_batch_size": 2,
 }
 
 

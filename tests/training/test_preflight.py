@@ -36,7 +36,7 @@ def data(qwen_tokenizer: PreTrainedTokenizerBase) -> EncodedData:
 
 
 def checks(run: RunConfig, data: EncodedData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Check]:
-    return {check.name: check for check in preflight.preflight(run, Path(run.model.path), tokenizer, data, ())}
+    return {check.name: check for check in preflight.preflight(run, Path(run.model.path), tokenizer, data, None, ())}
 
 
 def relabelled(data: EncodedData, change: Any) -> EncodedData:
@@ -50,7 +50,7 @@ def test_an_ordinary_run_passes_every_check(
     found = checks(make_run(), data, qwen_tokenizer)
     assert list(found) == [
         *("end token", "padding", "length", "trained tokens"),
-        *("packing", "memory", "disk", "learning rate", "schedule"),
+        *("packing", "memory", "disk", "learning rate", "schedule", "held out"),
     ]
     assert {check.verdict for check in found.values()} == {Verdict.OK}, found
 
@@ -68,7 +68,7 @@ def test_what_trees_save_is_said_and_memory_is_that_of_a_tree(
     monkeypatch.setattr(preflight, "estimate_memory", noted)
     found = {}
     for packing in ("auto", "batch"):
-        run = make_run(training__packing=packing, training__per_device_batch_size=3)
+        run = make_run(training__packing=packing, training__global_batch_size=3, training__per_device_batch_size=3)
         found[packing] = checks(run, data, qwen_tokenizer)["packing"].finding
     assert found["batch"] == "batch"
     assert re.match(r"tree: [34]\d% of the tokens are computed", found["auto"]), found

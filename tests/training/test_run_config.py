@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
+from train import main as train_main
 from training.config import CONFIGS_DIR, Dtype, Method, OptimizerName, WandbMode, dump_run_config, load_run_config
 from training.errors import ConfigError
 
@@ -50,11 +52,69 @@ def test_opt350m_is_the_published_recipe() -> None:
     run = load_run_config("opt350m")
     training = run.training
     assert run.model.path == "facebook/opt-350m"
-    assert training.per_device_batch_size * training.gradient_accumulation_steps == 32
-    assert (training.learning_rate, training.warmup_steps, training.max_grad_norm) == (5e-5, 100, 0.3)
+    assert training.global_batch_size == 32
+    assert (training.learning_rate, training.warmup(5861), training.max_grad_norm) == (5e-5, 100, 0.3)
     assert (training.method, training.epochs, training.weight_decay) == (Method.FULL, 1, 0.01)
     assert training.gradient_checkpointing
     assert run.data.max_length_tokens == 2048
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_recipe_states_the_conversations_of_a_step(path: Path) -> None:
+    """Written out, and divided evenly where the recipe is to run first: on one process."""
+    assert re.search(r"^  global_batch_size: \d+$", path.read_text("utf-8"), re.M)
+    training = load_run_config(str(path)).training
+    assert training.accumulation_steps(1) * training.per_device_batch_size == training.global_batch_size
+
+
+@pytest.mark.parametrize(("processes", "at_once", "accumulated"), [(1, 4, 8), (8, 4, 1), (2, 4, 4), (16, 2, 1)])
+def test_a_step_is_as_large_on_every_number_of_processes(processes: int, at_once: int, accumulated: int) -> None:
+    training = load_run_config("opt350m", [f"training.per_device_batch_size={at_once}"]).training
+    assert training.accumulation_steps(processes) == accumulated
+
+
+@pytest.mark.parametrize(
+    ("processes", "wanted", "at_once", "advice"),
+    [
+        (16, 32, 4, "training.per_device_batch_size=2, or training.global_batch_size=64"),
+        (8, 14, 14, "set training.global_batch_size=112"),
+        (3, 32, 4, "set training.global_batch_size=24 or 36"),
+        (1, 8, 16, "training.per_device_batch_size=8, or training.global_batch_size=16"),
+    ],
+)
+def test_a_step_that_the_processes_do_not_divide_is_refused_with_the_numbers(
+    processes: int, wanted: int, at_once: int, advice: str
+) -> None:
+    settings = [f"training.global_batch_size={wanted}", f"training.per_device_batch_size={at_once}"]
+    with pytest.raises(ConfigError) as error:
+        load_run_config("nano", settings).training.accumulation_steps(processes)
+    assert f"training.global_batch_size is {wanted}" in str(error.value)
+    assert f"make {processes * at_once} at a time" in str(error.value)
+    assert advice in str(error.value)
+
+
+def test_it_is_refused_before_any_data_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert train_main(["--config", "nano.yaml", f"runs_dir={tmp_path}", "tracking.wandb=off"]) == 2
+    assert "training.global_batch_size is 2, and 3 processes" in capsys.readouterr().err
+    assert not (tmp_path / "nano" / "data").exists()
+
+
+def test_the_key_that_is_gone_says_what_takes_its_place(tmp_path: Path) -> None:
+    message = complaint(write(tmp_path, MINIMAL + "training: {gradient_accumulation_steps: 8}\n"))
+    assert "key 'training.gradient_accumulation_steps' is gone" in message
+    assert "'training.global_batch_size'" in message
+
+
+def test_warm_up_is_a_share_or_a_number_of_steps(tmp_path: Path) -> None:
+    joined, row_by_row = 1498, 5861
+    training = load_run_config("opt350m").training
+    assert (training.warmup(row_by_row), training.warmup(joined)) == (100, 26)
+    assert load_run_config("assistant").training.warmup(joined) == 5
+    both = complaint(write(tmp_path, MINIMAL + "training: {warmup_steps: 1, warmup_ratio: 0.1}\n"))
+    assert "give 'warmup_steps' or 'warmup_ratio'" in both
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:

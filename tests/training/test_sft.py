@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from data.store import read_conversations
-from tests.training.samples import MakeRun
+from data.store import read_conversations, write_conversations
+from tests.training.samples import MakeRun, simple_conversation
 from tinydispatch import formats
 from training import sft
 from training.config import RunConfig, load_run_config
@@ -49,7 +49,7 @@ def test_full_training_leaves_a_model_a_tokenizer_and_a_log(make_run: MakeRun, t
 
 def test_the_first_loss_is_the_mean_over_trained_tokens_alone(make_run: MakeRun, train_path: Path) -> None:
     """Computed here from the model and the mask, without the trainer."""
-    run = make_run(training__max_steps=1, training__per_device_batch_size=8)
+    run = make_run(training__max_steps=1, training__global_batch_size=8, training__per_device_batch_size=8)
     train(run, train_path, run.run_dir)
     tokenizer = load_tokenizer(Path(run.model.path))
     model = AutoModelForCausalLM.from_pretrained(run.model.path, dtype=torch.float32).eval()
@@ -184,7 +184,7 @@ def test_the_published_recipe_trains_a_tiny_opt(make_run: MakeRun, train_path: P
 
 def test_settings_reach_trl(tmp_path: Path) -> None:
     config = to_sft_config(load_run_config("opt350m", ["training.precision=fp32"]), tmp_path)
-    assert (config.learning_rate, config.warmup_steps, config.max_grad_norm) == (5e-5, 100, 0.3)
+    assert (config.learning_rate, config.get_warmup_steps(5861), config.max_grad_norm) == (5e-5, 100, 0.3)
     assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 32
     assert config.gradient_checkpointing
     assert config.max_length is None
@@ -203,3 +203,27 @@ def test_settings_reach_peft() -> None:
 def test_half_precision_without_a_gpu_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'fp16', which needs a GPU"):
         to_sft_config(load_run_config("nano", ["training.precision=fp16"]), tmp_path)
+
+
+def test_the_loss_on_held_out_conversations_is_logged_and_drawn_and_changes_nothing(
+    make_run: MakeRun, train_path: Path, tmp_path: Path
+) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    write_conversations(heldout, map(simple_conversation, ("Graz", "Cork", "Riga, in the new town, by the harbour")))
+    watched = make_run(name="watched", training__heldout__every_steps=1)
+    result = train(watched, train_path, watched.run_dir, heldout_path=heldout)
+    rows = [row for row in logged(watched) if "heldout_loss" in row]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert result.metrics["heldout_loss"] == rows[-1]["heldout_loss"]
+    model = AutoModelForCausalLM.from_pretrained(result.checkpoint_dir, dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    for row in build_dataset(read_conversations(heldout), load_tokenizer(result.checkpoint_dir), 2048).dataset:
+        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"][1:])
+        total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
+        count += int((labels != -100).sum())
+    assert rows[-1]["heldout_loss"] == pytest.approx(total / count, rel=1e-4)
+    assert ">held out</text>" in (watched.run_dir / "training.svg").read_text("utf-8")
+    alone = make_run(name="alone", training__heldout__every_steps="null")
+    train(alone, train_path, alone.run_dir, heldout_path=heldout)
+    assert [row["loss"] for row in logged(alone)] == [row["loss"] for row in logged(watched) if "loss" in row]

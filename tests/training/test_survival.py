@@ -23,7 +23,7 @@ from training.config import RunConfig, dump_run_config
 from training.errors import CheckpointWriteError, TrainingDivergedError
 from training.sft import train
 
-STEPS = {"training__max_steps": 5, "training__save_steps": 2, "training__gradient_accumulation_steps": 1}
+STEPS = {"training__max_steps": 5, "training__save_steps": 2, "training__global_batch_size": 2}
 
 
 class Killed(BaseException):

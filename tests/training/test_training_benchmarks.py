@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import OPTConfig, OPTForCausalLM
 
-from scripts import bench_recipe, bench_training, bench_tree, estimate_recipe
+from scripts import bench_recipe, bench_training, bench_tree, estimate_recipe, gpu_session
 from scripts.training_workload import conversations
-from training.config import Method
+from training.config import CONFIGS_DIR, Method, load_run_config
 from training.flops import flops_per_token, mean_context
 
 
@@ -57,6 +58,30 @@ def test_memory_and_time_of_a_recipe_are_estimated_from_its_shape(capsys: pytest
     assert estimate_recipe.main(["--config", "opt350m.yaml", "training.precision=never"]) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", estimate_recipe.RECIPES, ids=lambda recipe: recipe.config)
+def test_the_table_is_that_of_the_configs(recipe: estimate_recipe.Recipe) -> None:
+    """Its batches make the config's step, its settings are accepted, the config's head and the docs say the same."""
+    head = (CONFIGS_DIR / f"{recipe.config}.yaml").read_text("utf-8").split("\nname:")[0]
+    docs = (CONFIGS_DIR.parent / "docs" / "training.md").read_text("utf-8")
+    rows = [line.strip() for line in docs.splitlines() if line.startswith(f"| {recipe.config} |")]
+    assert rows == estimate_recipe.rows(recipe)
+    found = [plan for place in estimate_recipe.PLACES if (plan := estimate_recipe.plan(recipe, place)) is not None]
+    assert {plan.place.name for plan in found} >= {"80 GB", "8 × 80 GB", "2 nodes"}
+    for plan in found:
+        training = load_run_config(recipe.config, plan.overrides).training
+        assert training.accumulation_steps(plan.place.processes) == plan.accumulated
+        assert plan.place.processes * training.per_device_batch_size * plan.accumulated == training.global_batch_size
+        assert plan.memory_gb < 0.9 * plan.place.gb
+        topology = yaml.safe_load((CONFIGS_DIR / "accelerate" / f"{plan.place.launch}.yaml").read_text("utf-8"))
+        assert topology["num_processes"] == plan.place.processes
+        if plan.place.processes == 1:
+            assert f"{estimate_recipe.time_text(plan.minutes)} on a" in head
+        if plan.place.name == "80 GB":
+            assert f"{plan.memory_gb:.1f} GB" in head
+            assert f"{plan.steps:,} steps" in head
+
+
 def test_the_comparison_with_trl_keeps_its_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "rounds.json"
     tiny = ["--width", "64", "--layers", "1", "--batch", "2", "--length-scale", "0.02", "--out", str(out)]
@@ -98,7 +123,7 @@ def test_a_recipes_cost_is_measured_against_trl(
     config: str, architecture: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "costs.json"
-    settings = ["training.packing=rows", "training.per_device_batch_size=1", "training.gradient_accumulation_steps=2"]
+    settings = ["training.packing=rows", "training.per_device_batch_size=1", "training.global_batch_size=2"]
     options = ["--config", config, "--architecture", architecture, "--steps", "2", "--length-scale", "0.05"]
     lengths = ["training.precision=bf16", "data.max_length_tokens=256"]
     assert bench_recipe.main([*options, "--out", str(out), *settings, *lengths]) == 0
@@ -110,6 +135,23 @@ def test_a_recipes_cost_is_measured_against_trl(
     printed = capfd.readouterr().out
     assert "TFLOP/s in bf16 matrix products" in printed
     assert f"| {config}, {architecture} | tinydispatch |" in printed
+
+
+def test_the_session_for_a_gpu_lasts_twelve_minutes_at_most(tmp_path: Path) -> None:
+    parts = gpu_session.parts(tmp_path, is_dry=False)
+    assert sum(part.limit_s for part in parts) <= 12 * 60
+    assert sum("checks" in part.name for part in parts) == 2
+    assert [part.name for part in parts if "the table says" in part.name]
+
+
+@pytest.mark.slow
+def test_the_session_for_a_gpu_runs_on_tiny_shapes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert gpu_session.main(["--dry-run", "--out", str(tmp_path)]) == 0
+    printed = capfd.readouterr().out
+    assert printed.count(": done in") == 6
+    assert printed.count("is_exact") + printed.count("PackingCheck(") == 2
+    assert printed.count("TreeCheck(") == 2
+    assert len(list(tmp_path.glob("*.json"))) == 4
 
 
 def test_a_measurement_that_fails_is_said_and_the_others_are_kept(

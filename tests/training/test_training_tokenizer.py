@@ -46,8 +46,11 @@ def test_an_opt_without_free_rows_is_refused(opt_tokenizer: PreTrainedTokenizerB
         fit_embedding(OPTForCausalLM(config), opt_tokenizer)
 
 
-def test_a_models_own_template_is_kept(qwen_dir: Path, qwen_tokenizer: PreTrainedTokenizerBase) -> None:
-    assert qwen_tokenizer.chat_template == (qwen_dir / "chat_template.jinja").read_text("utf-8")
+def test_a_models_own_template_is_kept_without_thinking(
+    qwen_dir: Path, qwen_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    own = (qwen_dir / "chat_template.jinja").read_text("utf-8")
+    assert qwen_tokenizer.chat_template == formats.without_thinking(own) != own
     assert (qwen_tokenizer.eos_token, qwen_tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     assert added_tokens(qwen_dir, qwen_tokenizer) == []
 

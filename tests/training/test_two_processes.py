@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from data.store import read_conversations
+from data.store import read_conversations, write_conversations
 from eval.backends.checkpoint import CheckpointBackend
-from eval.cases import load_suite
 from eval.evaluate import evaluate
-from tests.training.samples import MakeRun
+from eval.suites import load_suite
+from tests.training.samples import MakeRun, simple_conversation
 from training.checkpoints import is_complete, newest_complete
 from training.config import RunConfig, dump_run_config
 from training.dataset import build_dataset
@@ -43,7 +43,7 @@ def stopping(self, *arguments, **keywords):
     Path(sys.argv[1]).with_suffix(".kinds" + os.environ["RANK"]).write_text(" ".join(sorted(kinds)))
     return loss
 trainer.DispatchTrainer.training_step = stopping
-sft.train(run, rows, run.run_dir)
+sft.train(run, rows, run.run_dir, heldout_path=rows)
 """
 
 
@@ -56,8 +56,8 @@ def still(opt_dir: Path, folder: Path) -> Path:
     return directory
 
 
-def train_in_two(
-    run: RunConfig, rows: Path, folder: Path, topology: str, stop_at: int = -1
+def train_in_several(
+    run: RunConfig, rows: Path, folder: Path, topology: str, stop_at: int = -1, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
     """Through accelerate's launcher and a shipped topology, as a user would."""
     settings, script = folder / f"{run.name}.yaml", folder / "child.py"
@@ -66,6 +66,7 @@ def train_in_two(
     root = Path(__file__).parents[2]
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     config = ["--config_file", str(root / "configs" / "accelerate" / f"{topology}.yaml")]
+    config += ["--num_processes", str(processes)]
     command = [*launcher, *config, str(script), str(settings), str(rows), str(stop_at)]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=root, env=environment)
@@ -98,13 +99,13 @@ def test_two_processes_end_where_one_does(
     On the way the second process is told to stop, both do, and both go on from the checkpoint.
     """
     shared = {"model__path": still(opt_dir, tmp_path), "training__optimizer": optimizer, "training__max_steps": 2}
-    one = make_run(name="one", **shared, training__per_device_batch_size=2, training__gradient_accumulation_steps=2)
-    two = make_run(name="two", **shared, training__per_device_batch_size=2, training__gradient_accumulation_steps=1)
-    train(one, train_path, one.run_dir)
-    stopped = train_in_two(two, train_path, tmp_path, topology, stop_at=0)
+    one = make_run(name="one", **shared, training__global_batch_size=4)
+    two = make_run(name="two", **shared, training__global_batch_size=4)
+    train(one, train_path, one.run_dir, heldout_path=train_path)
+    stopped = train_in_several(two, train_path, tmp_path, topology, stop_at=0)
     assert stopped.returncode != 0
     assert stopped.stdout.count("stopped after step 1 of 2") == 1, stopped.stderr[-3000:]
-    done = train_in_two(two, train_path, tmp_path, topology)
+    done = train_in_several(two, train_path, tmp_path, topology)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("preflight") == 1
     assert "tree: " in done.stderr
@@ -126,3 +127,41 @@ def test_two_processes_end_where_one_does(
     )
     assert same_loss == pytest.approx(loss, abs=1e-4)
     assert same_results == results
+    assert logged_losses(two)[-1] == pytest.approx(logged_losses(one)[-1], abs=2e-4)  # of held-out conversations
+
+
+def logged_losses(run: RunConfig) -> list[float]:
+    """Of the training's steps, and before and after them of the conversations that are scored alone."""
+    lines = (run.run_dir / "train_log.jsonl").read_text("utf-8").splitlines()
+    return [row.get("loss") or row["heldout_loss"] for row in map(json.loads, lines)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["batch", "tree"])
+def test_two_and_four_processes_have_the_losses_of_one(
+    make_run: MakeRun, opt_dir: Path, tmp_path: Path, packing: str
+) -> None:
+    """Two epochs of 11 conversations in steps of 8: an epoch ends in a step that the processes cannot share evenly."""
+    rows = tmp_path / "eleven.jsonl"
+    places = ["Oslo", "Lima", "Rome", "Bern", "Kyiv", "Graz", "Cork", "Pisa", "Riga", "Nice", "Metz"]
+    write_conversations(rows, map(simple_conversation, places))
+    shared = {
+        "model__path": still(opt_dir, tmp_path),
+        "training__packing": packing,
+        "training__optimizer": "adamw",
+        "training__epochs": 2,
+        "training__global_batch_size": 8,
+    }
+    found = {}
+    for processes in (1, 2, 4):
+        run = make_run(name=f"by{processes}", **shared)
+        if processes == 1:
+            train(run, rows, run.run_dir, heldout_path=rows)
+        else:
+            done = train_in_several(run, rows, tmp_path, "ddp_cpu", processes=processes)
+            assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = logged_losses(run)
+    print(f"{packing}: {found}")
+    assert len(found[1]) == 1 + 4 + 1
+    for processes in (2, 4):
+        assert found[processes] == pytest.approx(found[1], abs=2e-5), found

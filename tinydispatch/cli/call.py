@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tools_command.add_source(parser)
     parser.add_argument("--date", type=_date, help="what 'today' means, YYYY-MM-DD (default: today)")
+    parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
     add_quantization(parser)
     parser.add_argument(
@@ -68,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         # 2,000 pieces of lines through Python, each of which would wait for its turn beside the imports, up to 5 ms.
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(_SWITCH_S)
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(open_model, path, threads=arguments.threads)
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            open_model, path, arguments.context, arguments.threads
+        )
         stack.callback(_close, opening)
         from tinydispatch.bundled import bundled_tools
         from tinydispatch.dispatcher import Dispatcher
@@ -136,7 +139,7 @@ def _answer(dispatch: Dispatch) -> Any:
 
 def _document(dispatch: Dispatch, load_ms: float) -> dict[str, Any]:
     document = asdict(dispatch)
-    del document["logprobs"]
+    del document["logprobs"], document["written"]
     document["timings"] = {"load_ms": load_ms, **document["timings"]}
     document["timings"] = {name: round(value, 2) for name, value in document["timings"].items()}
     return document

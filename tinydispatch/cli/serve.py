@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
+import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="refuse parameters that are unknown; they are else ignored with a warning"
     )
+    parser.add_argument(
+        "--ui", action="store_true", help="a page at /ui to try the model, and to correct it with --dispatch-log"
+    )
     tools_command.add_source(parser)
     parser.add_argument(
         "--date", type=dt.date.fromisoformat, help="what 'today' means where a request does not say (default: today)"
@@ -75,7 +80,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     log = parser.add_argument_group("dispatch log")
     log.add_argument("--dispatch-log", type=Path, metavar="DIR", help="write every answer there, for retraining")
     log.add_argument("--redaction-rules", type=Path, metavar="FILE", help="JSON; adds to the built-in rules")
+    _add_challenger(parser.add_argument_group("a challenger beside the model (docs/serving.md); needs --dispatch-log"))
     log.add_argument("--keep-days", type=int, help="delete older files of the dispatch log (default: keep all)")
+
+
+def _add_challenger(group: Any) -> None:
+    group.add_argument(
+        "--shadow", type=Path, metavar="FILE", help="a GGUF file that is asked the same; disagreements are logged"
+    )
+    shares = "a GGUF file that answers 5, 25, then 100 %% of the dialogues, and goes by itself if it does worse"
+    group.add_argument("--canary", type=Path, metavar="FILE", help=shares)
+    group.add_argument(
+        "--canary-answers", type=int, default=200, metavar="N", help="answers before its next step (default: 200)"
+    )
 
 
 def _add_limits(group: Any) -> None:
@@ -123,9 +140,10 @@ def run(arguments: argparse.Namespace) -> int:
     sockets = bind(settings.host, settings.port)
     serving = Serving(load(path), path.stem) if path else open_champion(registry, load)
     holder = ModelHolder(serving, max_waiting=settings.limits.max_waiting)
+    rollout = _rollout(arguments, load, log)
     stacks = _stacks(arguments, holder, settings.model_name)
     with RegistryWatcher(registry, load, holder) if registry else contextlib.nullcontext():
-        run_server(holder, settings, log, sockets, stacks)
+        run_server(holder, settings, log, sockets, rollout, stacks)
     return 0
 
 
@@ -158,9 +176,39 @@ def _stacks(arguments: argparse.Namespace, holder: ModelHolder, model_name: str)
     return StackModels(opened)
 
 
+def _rollout(arguments: argparse.Namespace, load: Callable[[Path], Dispatcher], log: DispatchLog | None) -> Any:
+    from tinydispatch.server.holder import Serving
+    from tinydispatch.server.rollout import STATE_FILE, Canary, Shadow
+
+    path = arguments.shadow or arguments.canary
+    if path is None or log is None:
+        return None
+    with path.open("rb") as stream:
+        name = f"{path.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
+    if arguments.shadow:
+        return Shadow(lambda: Serving(load(path), name), name, log)
+    return Canary(
+        Serving(load(path), name),
+        arguments.dispatch_log / STATE_FILE,
+        log,
+        step_answers=arguments.canary_answers,
+        max_waiting=arguments.max_waiting,
+    )
+
+
 def _check_source(arguments: argparse.Namespace) -> None:
     if arguments.registry and (arguments.model or arguments.quantization):
         raise ValueError("--registry DIR names the model: give neither a file nor --quantization with it")
+    if arguments.shadow and arguments.canary:
+        raise ValueError("--shadow and --canary: give one of the two; a canary that answers is no longer a shadow")
+    for option in ("shadow", "canary"):
+        path = getattr(arguments, option)
+        if path is not None and not path.is_file():
+            raise ValueError(f"--{option} {path}: no such file")
+        if path is not None and arguments.dispatch_log is None:
+            raise ValueError(f"--{option} needs --dispatch-log DIR: what it finds is written there")
+    if arguments.canary_answers < 1:
+        raise ValueError(f"--canary-answers {arguments.canary_answers}: must be at least 1")
 
 
 def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> ServerSettings:
@@ -182,6 +230,7 @@ def _settings(arguments: argparse.Namespace, tools: tuple[Tool, ...] | None) -> 
         allows_anybody=arguments.allow_anybody,
         is_strict=arguments.strict,
         cors_origins=tuple(arguments.cors),
+        has_ui=arguments.ui,
     )
 
 

@@ -6,6 +6,7 @@ never the reply.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Decoding:
     """A reply as it grows. `seconds_forced` is the forced ids' share of the time for evaluation."""
 
     ids: list[int] = field(default_factory=list)
+    are_forced: list[bool] = field(default_factory=list)  # one for each of the ids
     choices: list[Choice] = field(default_factory=list)
     n_bytes: int = 0
     is_complete: bool = False
@@ -87,7 +89,8 @@ class GreedyDecoder:
         `rows` are the logits after the last id that is decided, and after each of the guesses.
 
         Raises:
-            GrammarError: llguidance gave up on the grammar; names the tool of the call that was being written.
+            GrammarError: llguidance gave up on the grammar; names the tool of the call that was being written, ""
+                before its name.
         """
         result = self.result
         logits = self._look_ahead(guess, rows)
@@ -120,9 +123,10 @@ class GreedyDecoder:
         """A grammar that gave up allows nothing and says it has stopped: that is no end of a reply."""
         if problem := self.constraint.problem:
             text = b"".join(self.texts[token] for token in self.result.ids).decode("utf-8", "replace")
-            named = text.rpartition(f'{CALL_START}{{"name": "')[2] if CALL_START in text else ""
+            named = re.match(r'\s*(?:\{"name": "|<function=)([^">\n]*)[">\n]', text.rpartition(CALL_START)[2])
+            is_call = named is not None and CALL_START in text
             raise GrammarError(
-                named.partition('"')[0], "", f"the grammar failed while the reply was written: {problem}"
+                named[1] if is_call and named else "", "", f"the grammar failed while the reply was written: {problem}"
             )
 
     def _record(self, ids: Sequence[int], *, is_forced: bool) -> None:
@@ -131,6 +135,7 @@ class GreedyDecoder:
         for token in ids:
             text = self.texts[token]
             self.result.ids.append(token)
+            self.result.are_forced.append(is_forced)
             self.result.n_bytes += len(text)
             if self.listener is not None and not self.listener(text):
                 self._is_heard = False

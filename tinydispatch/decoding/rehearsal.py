@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 
@@ -24,9 +23,9 @@ def rehearse(matcher: llguidance.LLMatcher, runtime: Runtime, tools: Sequence[To
     What the copies learn the matcher knows. Nothing is evaluated by the model.
     """
     deadline = time.monotonic() + _SECONDS
-    quote = runtime.tokenize('"', parse_special=False)
+    quote = runtime.tokenize("\n" if form.is_xml else '"', parse_special=False)
     for tool in tools:
-        opening = f'{CALL_START}{form.after_start}{{"name": {json.dumps(tool.name, ensure_ascii=False)}'
+        opening = f"{CALL_START}{form.before_name}{tool.name}"
         copy = matcher.deep_copy()
         ids = runtime.tokenize(opening, parse_special=True)
         copy.consume_tokens(ids[: copy.validate_tokens(ids)])

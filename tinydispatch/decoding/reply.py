@@ -14,8 +14,8 @@ import llguidance
 from tinydispatch import formats
 from tinydispatch.decoding import terminals
 from tinydispatch.decoding.rules import GrammarError, Rules
-from tinydispatch.decoding.schema import KeyOrder, SchemaCompiler
-from tinydispatch.formats import CALL_END, CALL_START, TURN_END
+from tinydispatch.decoding.schema import KeyOrder, SchemaCompiler, Spelling
+from tinydispatch.formats import CALL_END, CALL_START, FUNCTION_END, FUNCTION_START, TURN_END
 from tinydispatch.json_schema import Note
 from tinydispatch.patterns import byte_table
 from tinydispatch.tools import Message, Role, Tool, ToolCall
@@ -36,10 +36,30 @@ class ToolChoice(StrEnum):
 
 @dataclass(frozen=True)
 class CallFormat:
-    """The white space that a model's template writes between a call's markers and its JSON."""
+    """How a model's template writes a call between its markers: white space around JSON, or around `<function=…>`.
+
+    `has_python_literals`: in the second form true, false and null are spelled as Python does.
+    """
 
     after_start: str = ""
     before_end: str = ""
+    is_xml: bool = False
+    has_python_literals: bool = False
+
+    @property
+    def before_name(self) -> str:
+        """What stands between the marker and the tool's name."""
+        return self.after_start + (FUNCTION_START if self.is_xml else '{"name": "')
+
+    @property
+    def after_name(self) -> str:
+        """What stands between the tool's name and its arguments."""
+        return ">\n" if self.is_xml else '", "arguments": '
+
+    @property
+    def closing(self) -> str:
+        """What follows the arguments, the marker included."""
+        return (FUNCTION_END if self.is_xml else "}") + self.before_end + CALL_END
 
 
 @dataclass(frozen=True)
@@ -61,21 +81,24 @@ def call_format(template: str | None) -> CallFormat:
     """How the model writes a call, learned by having its template render one.
 
     Raises:
-        ValueError: the template does not write calls as JSON between `<tool_call>` and `</tool_call>`.
+        ValueError: the template writes calls in a form that the reader of replies does not know.
     """
-    call = ToolCall("probe", {"key": 1})
+    call = ToolCall("probe", {"key": 1, "text": "a\nb", "is_on": True, "list": [{"none": None}]})
     messages = [Message(Role.USER, "probe"), Message(Role.ASSISTANT, "", (call, call))]
-    tool = Tool("probe", "", {"type": "object", "properties": {"key": {"type": "integer"}}})
+    kinds = {"key": "integer", "text": "string", "is_on": "boolean", "list": "array"}
+    properties = {key: {"type": kind} for key, kind in kinds.items()}
+    tool = Tool("probe", "", {"type": "object", "properties": properties})
     text = formats.render_prompt(messages, [tool], template, add_generation_prompt=False)
     body = formats.render_calls([call]).removeprefix(CALL_START).removesuffix(CALL_END)
-    pattern = rf"{re.escape(CALL_START)}(\s*){re.escape(body)}(\s*){re.escape(CALL_END)}"
-    found = re.search(pattern, text)
-    if found is None:
-        raise ValueError(
-            f"the model's chat template does not write calls as {CALL_START}{{…}}{CALL_END}, so its replies cannot be "
-            "constrained: use another model, or decode without constraints"
-        )
-    return CallFormat(found[1], found[2])
+    if found := re.search(rf"{re.escape(CALL_START)}(\s*){re.escape(body)}(\s*){re.escape(CALL_END)}", text):
+        return CallFormat(found[1], found[2])
+    for is_python in (True, False):
+        if formats.render_xml_calls([call, call], python_literals=is_python) in text:
+            return CallFormat("\n", "\n", is_xml=True, has_python_literals=is_python)
+    raise ValueError(
+        f"the model's chat template does not write calls as {CALL_START}{{…}}{CALL_END} or as {CALL_START}"
+        f"{FUNCTION_START}…>, so its replies cannot be read: use another model, or decode without constraints"
+    )
 
 
 def reply_grammar(tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) -> str:
@@ -108,9 +131,9 @@ def _options(shape: ReplyShape) -> str:
 
 def _call(tool: Tool, rules: Rules, shape: ReplyShape, form: CallFormat) -> str:
     """A call of one tool, from its name to the end of its arguments."""
-    start = terminals.quoted(f'{tool.name}", "arguments": ')
+    start = terminals.quoted(tool.name + form.after_name)
     trial = Rules()
-    compiler = SchemaCompiler(tool, trial, shape.order)
+    compiler = _compiler(tool, trial, shape, form)
     body = compiler.arguments()
     notes, is_loose = compiler.notes, compiler.is_loose
     if compiler.is_risky or len(trial) > _SURELY_SMALL:
@@ -120,13 +143,20 @@ def _call(tool: Tool, rules: Rules, shape: ReplyShape, form: CallFormat) -> str:
             is_loose = True
     for note in notes:
         _LOG.warning("tool %r: %s: %s", tool.name, note.path or "parameters", note.text)
-    return f"{start} {SchemaCompiler(tool, rules, shape.order, is_loose=is_loose).arguments()}"
+    return f"{start} {_compiler(tool, rules, shape, form, is_loose=is_loose).arguments()}"
+
+
+def _compiler(
+    tool: Tool, rules: Rules, shape: ReplyShape, form: CallFormat, *, is_loose: bool = False
+) -> SchemaCompiler:
+    spelling = (Spelling.PYTHON if form.has_python_literals else Spelling.JSON) if form.is_xml else None
+    return SchemaCompiler(tool, rules, shape.order, is_loose=is_loose, elements=spelling)
 
 
 def _problem_in_use(grammar: str, tool: Tool, form: CallFormat) -> str:
     """What llguidance says against the first steps of a call, "" for nothing."""
     matcher = llguidance.LLMatcher(byte_table(), grammar, log_level=0)
-    opening = f'{CALL_START}{form.after_start}{{"name": "{tool.name}", "arguments": {{'
+    opening = f"{CALL_START}{form.before_name}{tool.name}{form.after_name}"
     matcher.consume_tokens(list(opening.encode()))
     for step in range(_N_TRIED):
         mask = matcher.compute_bitmask()
@@ -144,8 +174,8 @@ def _frame(calls: Sequence[str], shape: ReplyShape, form: CallFormat) -> str:
     prose += f"TEXT: PROSE & {terminals.not_containing(CALL_START)}\n"
     if not calls:
         return prose + "start: TEXT\n"
-    opening, closing = form.after_start + '{"name": "', "}" + form.before_end + CALL_END
-    body = f"body: {terminals.quoted(opening)} call {terminals.quoted(closing)}\ncall: {' | '.join(calls)}\n"
+    before, closing = terminals.quoted(form.before_name), terminals.quoted(form.closing)
+    body = f"body: {before} call {closing}\ncall: {' | '.join(calls)}\n"
     # Lazy: the first marker ends the prose.
     head = f"HEAD: PROSE {terminals.quoted(CALL_START)}\nhead[lazy]: HEAD\n"
     first = terminals.quoted(CALL_START) + " body" if shape.choice is ToolChoice.REQUIRED else ""
@@ -155,6 +185,17 @@ def _frame(calls: Sequence[str], shape: ReplyShape, form: CallFormat) -> str:
         start = first or "head body | TEXT"
         head = head if not first else ""
     return f"start: {start}\n{head}{prose}{body}"
+
+
+def checked_grammar(tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) -> str:
+    """`reply_grammar`, compiled once.
+
+    Raises:
+        GrammarError: as `reply_grammar` and `check_grammar`.
+    """
+    grammar = reply_grammar(tools, shape, form)
+    check_grammar(grammar, tools, shape, form)
+    return grammar
 
 
 def check_grammar(grammar: str, tools: Sequence[Tool], shape: ReplyShape, form: CallFormat) -> None:

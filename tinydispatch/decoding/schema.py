@@ -23,6 +23,7 @@ import llguidance
 
 from tinydispatch.decoding import terminals
 from tinydispatch.decoding.rules import GrammarError, Rules
+from tinydispatch.formats import CALL_END, PARAMETER_END, PARAMETER_START, TURN_END, xml_value
 from tinydispatch.json_schema import Node, Note
 from tinydispatch.patterns import read_pattern
 from tinydispatch.string_formats import FORMATS, TIME_ZONE, time_zones
@@ -60,11 +61,23 @@ _GATHERED = ("$ref", "allOf", "anyOf", "oneOf")
 _UNSAID = ("not", "if", "dependentSchemas", "dependentRequired", "contains", "uniqueItems")
 
 
+_ELEMENT_ENDS = ("</parameter>", CALL_END, TURN_END)
+_IN_ELEMENT = terminals.not_containing(*_ELEMENT_ENDS)
+_ANY_TEXT = f"(/(?s:.*)/ & {_IN_ELEMENT})"
+
+
 class KeyOrder(StrEnum):
     """In which order an object's keys may stand: any, or the schema's, optional ones left out at will."""
 
     ANY = "any"
     SCHEMA = "schema"
+
+
+class Spelling(StrEnum):
+    """How true, false and null stand where an argument is an element of its own."""
+
+    JSON = "json"
+    PYTHON = "python"
 
 
 class _Nothing(Exception):  # noqa: N818 (becomes a GrammarError where the tool is known)
@@ -98,10 +111,21 @@ class SchemaCompiler:
 
     Args:
         is_loose: keep the names, the required ones and the kinds of the arguments, and leave all else to the check.
+        elements: each argument stands in a `<parameter=…>` of its own, its text unquoted, in the schema's order; None
+            writes one JSON object.
     """
 
-    def __init__(self, tool: Tool, rules: Rules, order: KeyOrder, *, is_loose: bool = False) -> None:
+    def __init__(
+        self,
+        tool: Tool,
+        rules: Rules,
+        order: KeyOrder,
+        *,
+        is_loose: bool = False,
+        elements: Spelling | None = None,
+    ) -> None:
         self._tool, self._rules, self._order, self.is_loose = tool, rules, order, is_loose
+        self.elements = elements
         self._schema = tool.schema
         self.notes: list[Note] = list(self._schema.notes)
         self._known: dict[tuple[int, ...], str] = {}
@@ -549,6 +573,8 @@ class _ObjectCompiler:
     def rule(self) -> str:
         """`{`, the members, `}`."""
         required = list(dict.fromkeys(name for part in self._parts for name in part.get("required", [])))
+        if self._is_root and self._owner.elements is not None:
+            return self._as_elements(required)
         members = self._members(required)
         more = self._others(members)
         least = max((part["minProperties"] for part in self._parts if "minProperties" in part), default=0)
@@ -569,6 +595,20 @@ class _ObjectCompiler:
             body = self._map(more, max(least, 1), most)
             return self._rules.rule(f'"{{" {body} "}}"' if least else f'"{{}}" | "{{" {body} "}}"')
         return self._joined(members, more, is_filled=least > 0)
+
+    def _as_elements(self, required: Sequence[str]) -> str:
+        """Arguments as elements, one after the other; only those that the schema lists."""
+        members = [member for member in self._members(required) if _is_element_name(member)]
+        if self._owner._schema.says_which_others:
+            self._note("only the arguments that it lists can be written")
+        if any({"minProperties", "maxProperties"} & set(part) for part in self._parts):
+            self._note("'minProperties' and 'maxProperties' are checked afterwards")
+        rules = [
+            self._rules.rule(f"{terminals.quoted(f'{PARAMETER_START}{member.key}>' + chr(10))} {member.value}")
+            for member in members
+        ]
+        pieces = [rule if each.is_required else f"{rule}?" for rule, each in zip(rules, members, strict=True)]
+        return self._rules.rule(" ".join(pieces) or '""')
 
     def _note(self, text: str) -> None:
         self._owner._note(self._path, text)
@@ -599,7 +639,9 @@ class _ObjectCompiler:
         for key in self._keys(required):
             path = _join(self._path, key)
             try:
-                value = self._owner._place(self._nodes_of(key), path)
+                is_element = self._is_root and self._owner.elements is not None
+                compiled = _element if is_element else SchemaCompiler._place
+                value = compiled(self._owner, self._nodes_of(key), path)
                 terminals.spelled(key)
             except _Nothing:
                 # What admits nothing can be left out, unless it must be there.
@@ -785,6 +827,116 @@ class _ObjectCompiler:
         self._rules.define(rest, " | ".join([end, *following]), "::_")
         self._rules.define(first, " | ".join([*([] if needed else ['""']), *starting]))
         return self._rules.rule(f'"{{" {first} "}}"')
+
+
+def _is_element_name(member: _Member) -> bool:
+    """Whether an element can have that name.
+
+    Raises:
+        _Nothing: it cannot, and must stand.
+    """
+    is_fine = not set(member.key) & {">", "\n"} and bool(member.key)
+    if not is_fine and member.is_required:
+        raise _Nothing(member.key, "no <parameter=…> can have this name")
+    return is_fine
+
+
+def _element(owner: SchemaCompiler, nodes: Sequence[Node], path: str) -> str:
+    """The rule of an argument's text in an element of its own, and the element's end.
+
+    What is text, or a single word, is one lexeme with the end, which is its first: a text may hold anything else.
+    """
+    texts, others = _element_ways(owner, nodes, path)
+    rules = []
+    if texts:
+        ended = f"({' | '.join(dict.fromkeys(texts))}) {terminals.quoted(PARAMETER_END)}"
+        rule = owner._rules.reserve()
+        owner._rules.define(rule, owner._rules.terminal(ended), "[lazy]")
+        rules.append(rule)
+    if others:
+        rules.append(owner._rules.rule(f"({' | '.join(dict.fromkeys(others))}) {terminals.quoted(PARAMETER_END)}"))
+    return rules[0] if len(rules) == 1 else owner._rules.rule(" | ".join(rules))
+
+
+def _element_ways(owner: SchemaCompiler, nodes: Sequence[Node], path: str) -> tuple[list[str], list[str]]:
+    """What an argument may be: regular expressions of texts and words, and rules of numbers, arrays and objects."""
+    found = owner._gather(nodes)
+    if found.is_impossible:
+        raise _Nothing(path, "'false' admits no value")
+    if found.choices and not owner.is_loose:
+        return _element_choices(owner, found, path)
+    if any("enum" in part or "const" in part for part in found.parts) and not owner.is_loose:
+        words = [xml_value(value, python_literals=owner.elements is Spelling.PYTHON)
+                 for value in owner._listed(found.parts, path)]  # fmt: skip
+        if any(not _fits_an_element(word) for word in words):
+            raise _Nothing(path, "one of its values cannot be written in an element")
+        return [f"({terminals.one_of(words)})"], []
+    texts, others = [], []
+    for kind in owner._kinds(found.parts, path):
+        if kind == "string":
+            texts += _element_text(owner, () if owner.is_loose else found.parts, path)
+        elif kind in ("boolean", "null"):
+            values = (True, False) if kind == "boolean" else (None,)
+            texts.append(terminals.one_of(xml_value(value, python_literals=owner.elements is Spelling.PYTHON)
+                                          for value in values))  # fmt: skip
+        else:
+            others.append(
+                owner._any_of_kind(kind) if owner.is_loose else owner._of_kind(kind, found.parts, path, is_root=False)
+            )
+    if _ANY_TEXT in texts:
+        return [_ANY_TEXT], []  # a number, too, is some text
+    return texts, others
+
+
+def _element_choices(owner: SchemaCompiler, found: _Gathered, path: str) -> tuple[list[str], list[str]]:
+    texts: list[str] = []
+    others: list[str] = []
+    problems = []
+    ways = list(itertools.islice(itertools.product(*found.choices), _MAX_WAYS + 1))
+    if len(ways) > _MAX_WAYS:
+        owner._note(path, "it has too many alternatives: any value passes the grammar")
+        return [_ANY_TEXT], []
+    for way in ways:
+        try:
+            more_texts, more_others = _element_ways(owner, [*found.parts, *way], path)
+        except _Nothing as error:
+            problems.append(error)
+            continue
+        texts, others = texts + more_texts, others + more_others
+    if not texts and not others:
+        raise problems[0]
+    return ([_ANY_TEXT], []) if _ANY_TEXT in texts else (texts, others)
+
+
+def _element_text(owner: SchemaCompiler, parts: Sequence[dict[str, Any]], path: str) -> list[str]:
+    """A text without quotation marks: of a form, a pattern for the whole of it, or a length."""
+    forms = [part["format"] for part in parts if part.get("format") in FORMATS]
+    shapes = [terminals.expression(FORMATS[form]) for form in dict.fromkeys(forms)]
+    if any(part.get("format") == TIME_ZONE for part in parts):
+        shapes.append(f"({terminals.one_of(sorted(time_zones()))})")
+    for part in parts:
+        for piece in read_pattern(part["pattern"]).parts or () if "pattern" in part else ():
+            inner = piece[1:-1]
+            if piece[:1] == "^" and piece[-1:] == "$" and not set(inner) & set("^$|/"):
+                shapes.append(terminals.expression(inner))
+            else:
+                owner._note(path, f"the pattern {_shown(part['pattern'])} is checked afterwards")
+    least = max((part["minLength"] for part in parts if "minLength" in part), default=0)
+    most = min((part["maxLength"] for part in parts if "maxLength" in part), default=None)
+    if most is not None and most < least:
+        raise _Nothing(path, f"maxLength {most} is less than minLength {least}")
+    if least or most is not None:
+        if max(least, most or 0) > _MAX_COUNTED_CHARACTERS:
+            owner._note(path, f"a length of more than {_MAX_COUNTED_CHARACTERS:,} characters is checked afterwards")
+        else:
+            shapes.append(f"/(?s:.){{{least},{'' if most is None else most}}}/")
+    if not shapes:
+        return [_ANY_TEXT]
+    return [f"({' & '.join(shapes)} & {_IN_ELEMENT})"]
+
+
+def _fits_an_element(text: str) -> bool:
+    return not any(mark in text for mark in _ELEMENT_ENDS)
 
 
 @dataclass(frozen=True)

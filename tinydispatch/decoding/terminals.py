@@ -108,6 +108,11 @@ def of_format(form: str) -> str:
     return f'"\\"" /{_slashed(FORMATS[form])}/ "\\""'
 
 
+def expression(regex: str) -> str:
+    """A regular expression of a whole text that stands without quotation marks."""
+    return f"/{_slashed(regex)}/"
+
+
 def string_leaf(patterns: Sequence[str], least: int = 0, most: int | None = None) -> str:
     """A `%json` leaf for strings that match all of the patterns and have that many characters."""
     leaf: dict[str, Any] = {"type": "string", "allOf": [{"pattern": pattern} for pattern in (*patterns, _SANE)]}

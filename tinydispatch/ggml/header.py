@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tinydispatch.folders import stamp
+
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 # ggml ends the process where a tensor in the mapped file is aligned to less.
@@ -25,6 +27,8 @@ _MAX_KEYS = 10_000
 _MAX_KEY_BYTES = 65_535
 _MAX_NAME_BYTES = 63
 _MAX_DIMENSIONS = 4
+# The largest vocabularies have 262,144 tokens and as many merges. All of a header's arrays and texts share the bytes.
+_MAX_ARRAY, _MAX_METADATA_BYTES = 2_000_000, 64 << 20
 
 # ggml type id -> (elements in a block, bytes of a block)
 TENSOR_BLOCKS: Mapping[int, tuple[int, int]] = {
@@ -63,13 +67,16 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """A GGUF file's metadata and tensor table; the weights themselves are not read."""
+    """A GGUF file's metadata and tensor table; the weights themselves are not read. `stamp` is the file's when it was
+    read.
+    """
 
     path: Path
     version: int
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
     data_offset: int
+    stamp: tuple[int, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -110,6 +117,8 @@ class _Reader:
             if key in metadata:
                 raise self._error(f"damaged header: the key {key!r} occurs twice")
             metadata[key] = self._value(self._scalar("I"))
+            if self.stream.tell() > _MAX_METADATA_BYTES:
+                raise self._error(f"damaged header: metadata of more than {_MAX_METADATA_BYTES} bytes")
         self._check_whole(metadata)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
@@ -119,7 +128,7 @@ class _Reader:
         data_offset = -(-self.stream.tell() // alignment) * alignment
         self._check_tensors(tensors, data_offset, alignment)
         self._check_vocabulary(metadata)
-        return GgufHeader(self.path, version, metadata, tensors, data_offset)
+        return GgufHeader(self.path, version, metadata, tensors, data_offset, stamp(self.stream.fileno()))
 
     def _preamble(self) -> int:
         if self.size == 0:
@@ -176,12 +185,17 @@ class _Reader:
             # Each string takes 8 bytes at least, so a lying count ends here and not in a long loop.
             if count > (self.size - self.stream.tell()) // 8:
                 raise self._error(f"truncated: an array of {count} strings does not fit the file")
+            if count > _MAX_ARRAY:
+                raise self._error(f"damaged header: an array of {count} strings; at most {_MAX_ARRAY} are read")
             return tuple(self._strings(count))
         if type_id not in SCALARS:  # arrays of arrays are in the format, but llama.cpp reads none
             raise self._error(f"damaged header: an array of value type {type_id}")
         item = struct.Struct("<" + SCALARS[type_id])
         if count > self.size // item.size:
             raise self._error(f"truncated: an array of {count} values does not fit the file")
+        # As Python values they take up to 40 bytes each.
+        if count > _MAX_ARRAY:
+            raise self._error(f"damaged header: an array of {count} values; at most {_MAX_ARRAY} are read")
         return tuple(value for (value,) in item.iter_unpack(self._take(count * item.size)))
 
     def _strings(self, count: int) -> list[str]:

@@ -8,6 +8,7 @@ import mmap
 import numpy as np
 import numpy.typing as npt
 
+from tinydispatch.folders import stamp
 from tinydispatch.ggml.header import GgufError, GgufHeader, TensorInfo
 
 
@@ -18,12 +19,14 @@ class MappedFile:
         is_kept: the numbers are used where they lie, so that large pages are worth asking for.
 
     Raises:
-        GgufError: the file became shorter since its header was read.
+        GgufError: the file changed since its header was read.
     """
 
     def __init__(self, header: GgufHeader, *, is_kept: bool) -> None:
         self._data_offset = header.data_offset
         with header.path.open("rb") as stream:
+            if header.stamp and stamp(stream.fileno()) != header.stamp:
+                raise GgufError(header.path, "changed since it was checked; replace a model file, never write into it")
             self._map: mmap.mmap | None = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if is_kept and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without them

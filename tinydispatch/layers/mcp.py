@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import shlex
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -14,6 +15,7 @@ from tinydispatch.layers.tool_calls import BoundTool, CallContext, ToolFailure, 
 from tinydispatch.tools import Tool, ToolError
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 _URLS = ("http://", "https://")
 
 # Where servers that know of it find the key; it is not part of the protocol, and others ignore it.
@@ -57,18 +59,28 @@ class McpServer:
             raise ToolsetError(f"MCP server '{self._name}': no connection: {_reason(error)}") from error
 
     def tools(self) -> tuple[BoundTool, ...]:
-        """Everything that the server offers.
+        """Everything that the server offers; one odd tool among others is left out with a warning.
 
         Raises:
-            ToolsetError: the server does not answer, or one of its tools cannot be used.
+            ToolsetError: the server does not answer, or none of its tools can be used.
         """
         try:
             listed = self._wait(self._listed, self._timeout_s)
-            return tuple(self._bound(entry) for entry in listed)
-        except ToolError as error:
-            raise ToolsetError(f"MCP server '{self._name}': {error}") from error
         except TimeoutError as error:
             raise ToolsetError(f"MCP server '{self._name}': tools/list: no answer") from error
+        except Exception as error:  # of the client, whose answers may not fit the protocol
+            raise ToolsetError(f"MCP server '{self._name}': cannot be asked for its tools: {_reason(error)}") from error
+        tools, problems = [], []
+        for entry in listed:
+            try:
+                tools.append(self._bound(entry))
+            except ToolError as error:
+                problems.append(str(error))
+        if not tools:
+            raise ToolsetError(f"MCP server '{self._name}': {problems[0] if problems else 'lists no tools'}")
+        for problem in problems:
+            _LOG.warning("MCP server '%s': %s; it is left out", self._name, problem)
+        return tuple(tools)
 
     def close(self) -> None:
         """End the connection and the process, if one was started; a second call does nothing."""
@@ -164,8 +176,6 @@ def tools_from_mcp(server: str, timeout_s: float = 30.0) -> tuple[Tool, ...]:
     names = [tool.name for tool in tools]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ToolsetError(f"MCP server '{server}': tool names occur twice: {', '.join(twice)}")
-    if not tools:
-        raise ToolsetError(f"MCP server '{server}': lists no tools")
     return tools
 
 
@@ -191,4 +201,8 @@ def _reason(error: BaseException) -> str:
     """The innermost error: task groups wrap theirs."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    return str(error) or type(error).__name__
+    lines = str(error).splitlines() or [type(error).__name__]
+    if len(lines) == 1:
+        return lines[0]
+    # pydantic's own lists every place, three lines each.
+    return "the answer does not fit the protocol: " + " ".join(line.strip() for line in lines[1:3])

@@ -299,12 +299,18 @@ def reply_reasons(reply: ReplyView, made: Collection[str], min_confidence: float
             shown = f"{call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})"
             found.append(Handover(Reason.REPEATED_CALL, shown[:200]))
         seen.add(text)
-    is_low = reply.is_confident is False if min_confidence is None else (reply.confidence or 0.0) < min_confidence
+    # What was never calibrated is unknown, and unknown is not confident.
+    is_low = reply.is_confident is not True if min_confidence is None else (reply.confidence or 0.0) < min_confidence
     if reply.confidence is not None and is_low:
-        found.append(Handover(Reason.LOW_CONFIDENCE, f"{reply.confidence:.2f}"))
+        found.append(Handover(Reason.LOW_CONFIDENCE, _shown(reply.confidence, reply.is_confident)))
     if not reply.calls and not reply.text and not found:
         found.append(Handover(Reason.NOTHING_SAID))
     return found
+
+
+def _shown(confidence: float, is_confident: bool | None) -> str:
+    unknown = "; the model was not calibrated, so nobody knows what that is worth"
+    return f"{confidence:.2f}{unknown if is_confident is None else ''}"
 
 
 def first_group(calls: Sequence[ToolCall]) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:

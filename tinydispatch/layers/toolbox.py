@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from tinydispatch.folders import append_whole
 from tinydispatch.layers.tool_calls import BoundTool, CallContext, CallStatus, ToolFailure, ToolOutcome, ToolsetError
 from tinydispatch.tools import Tool, ToolCall
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class LedgerError(ValueError):
 class Ledger:
     """Remembers calls; with a file, over restarts too. Safe for use from several threads.
 
-    A call is written down before it starts. One that was started and whose end is not known counts as unknown.
+    A call is written down before it starts; where that cannot be done (the disk is full), it does not start. One that
+    was started and whose end is not known, or could not be written down, counts as unknown after a restart.
 
     Raises:
         LedgerError: the file is there and damaged; names the line.
@@ -85,16 +90,21 @@ class Ledger:
             self._read(path)
 
     def begin(self, key: str, call: ToolCall) -> ToolOutcome | None:
-        """None when the call is new and now belongs to the caller; else how it ended, UNKNOWN if it has not yet."""
+        """None when the call is new and now belongs to the caller; else how it ended, UNKNOWN if it has not yet.
+
+        REFUSED: the call cannot be written down, and may not start.
+        """
         with self._lock:
             if key in self._ended and self._ended[key].status is not CallStatus.FAILED:
                 return self._ended[key]
             if key in self._started:
                 return ToolOutcome(call, key, CallStatus.UNKNOWN, error="was started before; how it ended is not known")
             # A failed call had no effect: trying it once more is a new start.
+            started = {"name": call.name, "arguments": dict(call.arguments)}
+            if problem := self._write({"key": key, "started": started}):
+                return ToolOutcome(call, key, CallStatus.REFUSED, error=f"was not made: {problem}")
             self._started.add(key)
             self._ended.pop(key, None)
-            self._write({"key": key, "started": {"name": call.name, "arguments": dict(call.arguments)}})
             return None
 
     def end(self, outcome: ToolOutcome) -> None:
@@ -106,21 +116,31 @@ class Ledger:
             self._ended[outcome.key] = outcome
             ended = {"status": str(outcome.status), "value": outcome.value, "error": outcome.error}
             call = {"name": outcome.call.name, "arguments": dict(outcome.call.arguments)}
-            self._write({"key": outcome.key, "ended": ended, "call": call})
+            # Where it cannot be written, this process knows it all the same, and the next one that it is not known.
+            if problem := self._write({"key": outcome.key, "ended": ended, "call": call}):
+                _LOG.error("the end of call %s of %s stands nowhere: %s", outcome.key, outcome.call.name, problem)
 
     def known(self, key: str) -> ToolOutcome | None:
         """How the call ended, where that is known."""
         with self._lock:
             return self._ended.get(key)
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any]) -> str:
+        """Append a line, or nothing; why it could not be written, "" where it was."""
         if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the call may start only after this is safe from a power cut
+            return ""
+        data = json.dumps(line, ensure_ascii=True, default=str).encode("ascii") + b"\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                append_whole(descriptor, data)
+                os.fsync(descriptor)  # the call may start only after this is safe from a power cut
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return f"{self._path}: the ledger cannot be written: {error.strerror}"
+        return ""
 
     def _read(self, path: Path) -> None:
         data = path.read_bytes()
@@ -152,7 +172,13 @@ class Ledger:
         )
 
 
-_ADDRESS = re.compile(r"[^\s<>,;:\"'()@/]+@[^\s<>,;:\"'()@/]+\.[^\s<>,;:\"'()@/]+|https?://[^\s\"'<>)]+", re.IGNORECASE)
+# With a scheme, without one (//host/…), and as people write it (www.host, host.com/…); every repetition is bounded.
+_LINK = (
+    r"[a-z][a-z0-9+.-]{0,20}:[/\\]{1,9}[^\s\"'<>)]+|(?<![\w:/\\])[/\\]{2}[^\s\"'<>)/\\]+\.[^\s\"'<>)]+"
+    r"|\bwww\.[^\s\"'<>)]+|\b(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?::\d{1,5})?[/?#][^\s\"'<>)]*"
+)
+_ADDRESS = re.compile(rf"[^\s<>,;:\"'()@/\\?=&#]{{1,64}}@[^\s<>,;:\"'()@/\\]{{1,255}}|{_LINK}", re.IGNORECASE)
+_IS_LINK = re.compile(_LINK, re.IGNORECASE)
 # Two attempts wait 0.2 s between them, three 0.6 s in all.
 _FIRST_WAIT_S = 0.2
 
@@ -162,8 +188,8 @@ class ToolPolicy:
     """What may be run, and how often it is tried.
 
     `allowed`: names, None for all. `is_confirming`: a person agrees to each call with side effects. Whatever it says, a
-    call with side effects that names an e-mail address or a link that the user never wrote is agreed to by a person:
-    the model may have it from a tool's result.
+    call with side effects that names an e-mail address that the user never wrote, and any call that names such a link,
+    is agreed to by a person: the model may have it from a tool's result, and to read from a link is to write to it.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True}
@@ -265,11 +291,18 @@ class Toolbox:
         return None
 
     def _unagreed(self, call: ToolCall, key: str, permission: Permission) -> ToolOutcome | None:
-        if not self._tools[call.name].has_side_effects or key in permission.agreed:
+        has_side_effects = self._tools[call.name].has_side_effects
+        foreign = foreign_addresses(call, permission.words)
+        if not has_side_effects:
+            # Whoever fetches a link tells its host what stands in it.
+            foreign = tuple(address for address in foreign if is_link(address))
+            if not foreign:
+                return None
+        if key in permission.agreed:
             return None
         if key in permission.declined:
             return ToolOutcome(call, key, CallStatus.DECLINED, error="the user does not want this call to be made")
-        if foreign := foreign_addresses(call, permission.words):
+        if foreign:
             reason = f"names {', '.join(foreign)}, which the user has not written"
             return ToolOutcome(call, key, CallStatus.UNCONFIRMED, error=reason)
         if self.policy.is_confirming:
@@ -278,6 +311,8 @@ class Toolbox:
 
     def _again(self, before: ToolOutcome, deadline: float) -> ToolOutcome:
         """A call that was begun earlier: its result of then; or, where none is known, what can do no harm."""
+        if before.status is CallStatus.REFUSED:
+            return before
         if before.status is not CallStatus.UNKNOWN:
             return replace(before, is_replayed=True)
         settled = self._settle(before)
@@ -359,9 +394,33 @@ def foreign_addresses(call: ToolCall, words: Sequence[str]) -> tuple[str, ...]:
     """E-mail addresses and links in the arguments that nobody wrote to us."""
     # Compared as wholes: "jo@kew.co" is no part of what was written by writing "jo@kew.com".
     known = {address.lower() for text in words for address in _addresses(text)}
-    found = _addresses(json.dumps(dict(call.arguments), ensure_ascii=False))
+    found = [address for text in _texts(dict(call.arguments)) for address in _addresses(text)]
     return tuple(dict.fromkeys(address for address in found if address.lower() not in known))
 
 
+def is_link(address: str) -> bool:
+    """Whether it leads somewhere, rather than to a person."""
+    return _IS_LINK.match(address) is not None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, its keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
 def _addresses(text: str) -> list[str]:
-    return [address.rstrip(".,;:!?") for address in _ADDRESS.findall(text)]
+    # As whoever takes them will read them: full-width letters, other dots, and characters that are not seen.
+    plain = unicodedata.normalize("NFKC", text).translate(_DOTS)
+    plain = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    return [address.rstrip(".,;:!?") for address in _ADDRESS.findall(plain)]
+
+
+_DOTS = str.maketrans({"\u3002": ".", "\uff61": "."})

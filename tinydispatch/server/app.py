@@ -1,13 +1,16 @@
-"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health` and `/metrics`."""
+"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health` and `/metrics`;
+`/ui` stands in `ui.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from weakref import WeakSet
 
 from fastapi import FastAPI
@@ -17,25 +20,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tinydispatch.decoding.child import StrangeSchemaError, no_trials, shared_child
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.dispatch_log import DispatchLog
+from tinydispatch.dispatcher import ModelChangedError
 from tinydispatch.server import errors
 from tinydispatch.server.body import ClientGoneError, read_json_body
 from tinydispatch.server.completions import CompletionWriter, read_completion
 from tinydispatch.server.errors import ApiError
 from tinydispatch.server.flight import Flight
-from tinydispatch.server.guard import Guard, RequestLog
+from tinydispatch.server.guard import Guard, RequestLog, given_key
 from tinydispatch.server.holder import ModelHolder, QueueFullError, StoppingError
-from tinydispatch.server.job import Answer
+from tinydispatch.server.job import Answer, ChatJob, bad_schema
+from tinydispatch.server.keys import owner_of
 from tinydispatch.server.logs import log
 from tinydispatch.server.metrics import CONTENT_TYPE, Metrics
 from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
 from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.responses import ResponseWriter, read_response_request
+from tinydispatch.server.rollout import Rollout, log_answer, read_feedback
 from tinydispatch.server.settings import ServerSettings
 from tinydispatch.server.stacks import StackModels
+from tinydispatch.server.ui import UiRoutes
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
+# Requests with schemas that are tried out first (`decoding/child.py`), which one thread sees to; more are answered 429.
+_MAX_STRANGE = 8
 CHAT_PATH = "/v1/chat/completions"
 WARNING_HEADER = "x-tinydispatch-warning"
 _MAX_WARNING_CHARS = 1_000
@@ -48,6 +59,7 @@ class Server:
 
     Args:
         dispatch_log: gets every answer; None writes none.
+        rollout: what is done with a challenger; None has none.
         stacks: more names that may be asked for, on the chat route alone.
     """
 
@@ -56,15 +68,20 @@ class Server:
         holder: ModelHolder,
         settings: ServerSettings,
         dispatch_log: DispatchLog | None = None,
+        rollout: Rollout | None = None,
         stacks: StackModels | None = None,
     ) -> None:
         self.holder, self.settings, self.stacks = holder, settings, stacks
         self.metrics = Metrics(holder)
-        self._dispatch_log = dispatch_log
+        self.dispatch_log = dispatch_log
+        self.rollout = rollout or Rollout(dispatch_log)
+        self.rollout.bind(holder, self.metrics.registry)
         self._created = int(time.time())
         self._n_open = 0
         self._flights: WeakSet[Flight] = WeakSet()
         self._is_aborted = False
+        self._n_strange = 0
+        self._strange = ThreadPoolExecutor(1, "strange-schemas")
         self._mean_s = 0.1  # of a request in the model, the newest counting most
 
     def abort(self) -> None:
@@ -77,7 +94,10 @@ class Server:
         """Finish what was taken and close the model; False when it was aborted and the model does not stop in time."""
         if self.stacks is not None:
             self.stacks.close()
-        return self.holder.close(_ABORT_S if self._is_aborted else None)
+        self._strange.shutdown(wait=False, cancel_futures=True)
+        is_closed = self.holder.close(_ABORT_S if self._is_aborted else None)
+        self.rollout.close()
+        return is_closed
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -107,8 +127,7 @@ class Server:
                 wanted_run = await asyncio.to_thread(self.stacks.wanted, body)
                 if wanted_run is not None:
                     return await self.stacks.chat(request, wanted_run)
-            # Not in the event loop: schemas take milliseconds to check.
-            wanted, make_writer = await asyncio.to_thread(read, body)
+            wanted, make_writer = await self._read(body, self._owner(request), read)
             response = await self._answer(request, wanted, make_writer)
             if wanted.warnings:
                 response.headers[WARNING_HEADER] = "; ".join(wanted.warnings)[:_MAX_WARNING_CHARS]
@@ -116,12 +135,63 @@ class Server:
         finally:
             self._n_open -= 1
 
+    def _owner(self, request: Request) -> str:
+        return owner_of(given_key(request.headers)) if self.settings.keys else ""
+
+    async def _read(
+        self, body: bytes, owner: str, read: Callable[[bytes], tuple[ChatRequest, MakeWriter]]
+    ) -> tuple[ChatRequest, MakeWriter]:
+        """The request with its grammar compiled: in an ordinary thread, or where few are let in at a time."""
+
+        def go() -> tuple[ChatRequest, MakeWriter]:
+            wanted, make_writer = read(body)
+            wanted = replace(wanted, owner=owner)
+            if wanted.prompt is None:
+                self._prepare(wanted)
+            return wanted, make_writer
+
+        def go_without_trials() -> tuple[ChatRequest, MakeWriter]:
+            with no_trials():
+                return go()
+
+        try:
+            # Not in the event loop: schemas take milliseconds to check.
+            return await asyncio.to_thread(go_without_trials)
+        except StrangeSchemaError:
+            if self._n_strange >= _MAX_STRANGE:
+                raise self._queue_full() from None
+        self._n_strange += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._strange, go)
+        finally:
+            self._n_strange -= 1
+
+    def _prepare(self, wanted: ChatRequest) -> None:
+        child = shared_child()
+        try:
+            self.holder.serving.dispatcher.prepare(
+                wanted.tools, wanted.choice, is_parallel=wanted.is_parallel, make=child.grammar
+            )
+        except GrammarError as error:
+            raise bad_schema(error, wanted) from error
+        except ValueError as error:
+            raise errors.invalid(str(error)) from error
+
     async def _answer(self, request: Request, wanted: ChatRequest, make_writer: MakeWriter) -> Response:
         timeout_s = self.settings.limits.request_timeout_s
         if self._is_aborted:
             raise errors.stopping()
         try:
-            flight = Flight(self.holder, wanted, timeout_s, request.receive, self._finished)
+            holder, fallback = self.rollout.route(wanted)
+            flight = Flight(
+                holder,
+                wanted,
+                timeout_s,
+                request.receive,
+                self._finished,
+                fallback=fallback,
+                broken=self.rollout.failed,
+            )
         except QueueFullError:
             raise self._queue_full() from None
         except StoppingError:
@@ -163,6 +233,13 @@ class Server:
                 if shown is not None:
                     yield writer.error(shown)
 
+    async def feedback(self, request: Request) -> Response:
+        """POST /v1/feedback: what became of an answer."""
+        reply_id, labels = read_feedback(await read_json_body(request, self.settings.limits))
+        if not await asyncio.to_thread(self.rollout.feedback, reply_id, labels):
+            raise errors.unknown_reply(reply_id)
+        return _json({"id": reply_id, "object": "feedback", "recorded": sorted(labels)})
+
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
         del request
@@ -193,6 +270,7 @@ class Server:
             "serving": self.holder.serving.id,
             "busy": self.holder.is_busy,
             "waiting": self.holder.n_waiting,
+            **self.rollout.health(),
         }
         return _json(body, 200 if is_ok else 503)
 
@@ -219,6 +297,11 @@ class Server:
         if isinstance(error, ClientGoneError):
             self.metrics.gone()
             return None
+        if isinstance(error, ModelChangedError):
+            log("model changed", logging.ERROR, reason=str(error))
+            return ApiError(
+                503, "The model's file was changed under the server.", errors.SERVER_ERROR, code="model_changed"
+            )
         if not isinstance(error, HTTPException):
             log("error", logging.ERROR, exception=error)
         return errors.internal()
@@ -226,19 +309,14 @@ class Server:
     def _queue_full(self) -> ApiError:
         return errors.queue_full(min(30.0, max(0.1, self._mean_s * self.holder.n_waiting / 2)))
 
-    def _finished(self, request: ChatRequest, answer: Answer) -> None:
+    def _finished(self, job: ChatJob, answer: Answer) -> None:
         """In the model's thread, before the answer is sent."""
+        request = job.request
         self._mean_s += 0.1 * (answer.model_s - self._mean_s)
         self.metrics.answer(answer)
-        if self._dispatch_log is not None and request.may_log:
-            self._dispatch_log.write(
-                messages=request.messages,
-                tools=request.tools,
-                dispatch=answer.dispatch,
-                reference_date=answer.reference_date or dt.date.today(),
-                model=answer.serving_id,
-                session=request.session,
-            )
+        if self.dispatch_log is not None and request.may_log:
+            log_answer(self.dispatch_log, request, answer, job.id)
+        self.rollout.finished(request, answer, job.id)
 
 
 class EventStream(Response):
@@ -284,10 +362,13 @@ def create_app(server: Server) -> FastAPI:
     app.add_route(CHAT_PATH, server.chat, ["POST"])
     app.add_route("/v1/responses", server.responses, ["POST"])
     app.add_route("/v1/completions", server.completions, ["POST"])
+    app.add_route("/v1/feedback", server.feedback, ["POST"])
     app.add_route("/v1/models", server.models, ["GET"])
     app.add_route("/v1/models/{name:path}", server.model, ["GET"])
     app.add_route("/health", server.health, ["GET"])
     app.add_route("/metrics", server.prometheus, ["GET"])
+    if server.settings.has_ui:
+        UiRoutes(server.settings, server.dispatch_log, lambda: server.holder.serving.id).add_to(app)
     for kind in (ApiError, HTTPException, ClientGoneError):
         app.add_exception_handler(kind, server.refuse)
     app.add_middleware(Guard, settings=server.settings, refuse=server.refuse)

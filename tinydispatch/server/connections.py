@@ -32,6 +32,7 @@ class BoundedProtocol(H11Protocol):
     header_timeout_s: ClassVar[float]
     max_connections: ClassVar[int]
     idle: ClassVar[OrderedDict[BoundedProtocol, None]]
+    has_asked = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,7 +40,9 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._wait_for_header()
         if len(self.connections) - _n_closing(self.connections) > self.max_connections:
-            oldest = next(iter(self.idle))
+            # Who has asked before will ask again, and may be doing so just now.
+            silent = (connection for connection in self.idle if not connection.has_asked)
+            oldest = next(silent, None) or next(iter(self.idle))
             oldest._drop(_FULL if oldest is self else b"")
 
     def data_received(self, data: bytes) -> None:
@@ -53,6 +56,7 @@ class BoundedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, if there is none yet."""
         super().on_response_complete()
+        self.has_asked = True
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self.idle[self] = None
             self.idle.move_to_end(self)

@@ -124,3 +124,9 @@ def json_type(value: Any) -> str:
         (dict, "an object"),
     )
     return next((name for kind, name in names if isinstance(value, kind)), type(value).__name__)
+
+
+def unknown_reply(reply_id: str) -> ApiError:
+    """404: feedback on an answer that is no longer, or was never, known here."""
+    message = f"No answer '{reply_id[:200]}' is known here: the last 2,000 are, since the server started."
+    return ApiError(404, message, param="id", code="reply_not_found")

@@ -16,9 +16,14 @@ from tinydispatch.server.errors import ApiError, missing_key, wrong_key
 from tinydispatch.server.logs import LOG
 from tinydispatch.server.metrics import Metrics
 from tinydispatch.server.settings import ServerSettings, is_loopback
+from tinydispatch.server.ui import UI_PAGES
 
 OPEN_PATHS = frozenset({"/health"})
-_ROUTES = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/models", "/health", "/metrics"})
+_ROUTES = frozenset(
+    {
+        "/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/feedback", "/v1/models", "/health", "/metrics",
+    }
+)  # fmt: skip
 
 
 def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
@@ -44,13 +49,19 @@ def check_access(headers: Headers, path: str, settings: ServerSettings) -> None:
         if is_loopback(settings.host) and not is_loopback(name):
             raise ApiError(403, f"This server is for requests from its own machine; '{name}' is not its name.")
         return
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or (settings.has_ui and path in UI_PAGES):
         return
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = given_key(headers)
+    if not key:
         raise missing_key()
-    if not settings.keys.accepts(key.strip()):
+    if not settings.keys.accepts(key):
         raise wrong_key()
+
+
+def given_key(headers: Headers) -> str:
+    """The key that a request brings, "" for none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _host_name(host: str) -> str:

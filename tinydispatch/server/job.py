@@ -39,7 +39,8 @@ class Answer:
     """A finished reply.
 
     `refusal` says why a call was left out or nothing was said, None where that is not so. `reference_date` is the day
-    that the model was told, None where it was told none. `queue_s` and `model_s` are what it waited and took.
+    that the model was told, None where it was told none. `queue_s` and `model_s` are what it waited and took. `id` is
+    the job's, and `explains` says that the client asked for the reply's tokens.
     """
 
     serving_id: str
@@ -50,6 +51,8 @@ class Answer:
     reference_date: dt.date | None
     queue_s: float
     model_s: float
+    id: str
+    explains: bool = False
 
     @property
     def content(self) -> str | None:
@@ -93,6 +96,11 @@ class ChatJob:
         return self._is_cancelled
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a part of the reply is certain, and may have been sent."""
+        return bool(self._parts)
+
+    @property
     def _is_late(self) -> bool:
         return time.monotonic() - self._taken > self._timeout_s
 
@@ -125,6 +133,8 @@ class ChatJob:
             reference_date=reference_date_of(request.messages, day) if request.prompt is None else None,
             queue_s=started - self._taken,
             model_s=time.monotonic() - started,
+            id=self.id,
+            explains=request.explains,
         )
 
     def _reference_date(self, serving: Serving) -> dt.date:
@@ -148,6 +158,7 @@ class ChatJob:
                     max_new_tokens=request.max_new_tokens,
                     listener=listen,
                     n_alternatives=request.n_alternatives,
+                    owner=request.owner,
                 )
             return serving.dispatcher.dispatch(
                 request.messages,
@@ -158,6 +169,7 @@ class ChatJob:
                 listener=listen,
                 reference_date=day,
                 n_alternatives=request.n_alternatives,
+                owner=request.owner,
             )
         except PromptTooLongError as error:
             # Clients look for these words, too.
@@ -165,7 +177,7 @@ class ChatJob:
             place = "messages" if request.prompt is None else "prompt"
             raise invalid(message, place, "context_length_exceeded") from error
         except GrammarError as error:
-            raise _bad_schema(error, request) from error
+            raise bad_schema(error, request) from error
         except ValueError as error:
             raise invalid(str(error)) from error
 
@@ -227,7 +239,8 @@ def _begun_answer(reader: ReplyReader | TextReader, answer: Tool) -> str:
     return next((text.removeprefix(opening) for text in texts if text.startswith(opening)), "")
 
 
-def _bad_schema(error: GrammarError, request: ChatRequest) -> ApiError:
+def bad_schema(error: GrammarError, request: ChatRequest) -> ApiError:
+    """400 with the place of the tool or of the reply's form."""
     # A grammar that fails while the reply is written gives its whole state after the reason.
     reason = error.problem.partition("\n")[0]
     message = f"Invalid schema for function '{error.tool}': {error.path or 'parameters'}: {reason}"

@@ -83,6 +83,11 @@ class KeysFile(ApiKeys):
         return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
 
+def owner_of(key: str) -> str:
+    """What tells the requests of one key from those of another, and is not the key."""
+    return hashlib.sha256(b"owner of " + key.encode("utf-8", "surrogatepass")).hexdigest()[:32] if key else ""
+
+
 def load_keys(path: Path | None, environment: Mapping[str, str] = os.environ) -> ApiKeys:
     """Keys from a file, one a line, `#` for comments, and from `TINYDISPATCH_API_KEYS`, separated by commas.
 

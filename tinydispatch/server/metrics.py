@@ -31,7 +31,7 @@ class Metrics:
     """The server's counters, in a registry of their own, so that two servers in one process do not share them."""
 
     def __init__(self, holder: ModelHolder) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._requests = Counter("tinydispatch_requests", "Answered requests", ["path", "status"], registry=registry)
@@ -41,7 +41,11 @@ class Metrics:
         self._tokens = Counter("tinydispatch_tokens", _TOKENS, ["kind"], registry=registry)
         self._replies = Counter("tinydispatch_replies", "Replies of the model", ["kind"], registry=registry)
         self._calls = Counter("tinydispatch_calls", "Calls in replies", registry=registry)
-        self._unsure = Counter("tinydispatch_unsure_replies", "Below the threshold of confidence", registry=registry)
+        self._unsure = Counter(
+            "tinydispatch_unsure_replies",
+            "Below the threshold, or without one",
+            registry=registry,
+        )
         self._gone = Counter("tinydispatch_clients_gone", "Left before their answer", registry=registry)
         self._gauge("waiting_requests", "Requests that wait for the model", lambda: holder.n_waiting)
         self._gauge("busy", "1 while the model computes", lambda: holder.is_busy)
@@ -69,7 +73,7 @@ class Metrics:
         self._model_seconds.observe(answer.model_s)
         self._replies.labels(str(_kind(answer))).inc()
         self._calls.inc(len(answer.calls))
-        self._unsure.inc(answer.dispatch.is_confident is False)
+        self._unsure.inc(answer.dispatch.is_confident is not True)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

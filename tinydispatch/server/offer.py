@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tinydispatch.decoding.child import shared_child
 from tinydispatch.decoding.reply import ToolChoice
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.server.errors import ApiError, invalid, too_long_array, wrong_type
 from tinydispatch.server.nesting import MAX_LEVELS, is_too_deep
 from tinydispatch.tools import Tool, ToolError
@@ -56,6 +58,10 @@ class ToolReader:
             if (found := self._known.get(text)) is not None:
                 self._known.move_to_end(text)
                 return found
+        try:
+            shared_child().check(value)
+        except GrammarError as error:
+            raise invalid(f"Invalid 'tools': {error}.", "tools", "invalid_function_parameters") from error
         tools = _tools(value, is_flat)
         self._remember(text, tools)
         return tools

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from tinydispatch.decoding.child import shared_child
+from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.server.errors import ApiError, invalid, too_long_array, unsupported, unsupported_value, wrong_type
 from tinydispatch.server.nesting import MAX_LEVELS, is_too_deep
 from tinydispatch.tools import Tool, ToolError
@@ -78,11 +80,16 @@ class StreamOptions(Part):
     include_usage: bool | None = None
 
 
-class DateOptions(Part):
-    """What "today" means to the client: a day (YYYY-MM-DD), or the time zone whose present day it is."""
+class OwnOptions(Part):
+    """What the OpenAI API has no place for.
+
+    `reference_date` (YYYY-MM-DD) or `time_zone` say what "today" means to the client; `explain` asks for the reply's
+    tokens, forced and chosen ones.
+    """
 
     reference_date: str | None = None
     time_zone: str | None = None
+    explain: bool | None = None
 
 
 class NamedSchema(Part):
@@ -110,7 +117,7 @@ class Body(BaseModel):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tinydispatch: DateOptions | None = None
+    tinydispatch: OwnOptions | None = None
     reference_date: str | None = None
     time_zone: str | None = None
     user: str | None = None
@@ -147,6 +154,11 @@ class Body(BaseModel):
         return tuple(f"unknown parameter {shown(key)} was ignored" for key in self.model_extra or ())
 
     @property
+    def explains(self) -> bool:
+        """Whether the answer lists its tokens."""
+        return bool(self.tinydispatch and self.tinydispatch.explain)
+
+    @property
     def includes_usage(self) -> bool:
         """Whether a stream ends in the token counts."""
         if self.stream_options is None:
@@ -162,7 +174,7 @@ class Body(BaseModel):
         Raises:
             ApiError: one is none, or two places contradict each other.
         """
-        options = self.tinydispatch or DateOptions()
+        options = self.tinydispatch or OwnOptions()
         day, zone = (
             _one_of(
                 {
@@ -263,8 +275,9 @@ def answer_tool(form: NamedSchema | None, where: str, taken: Sequence[str]) -> T
         return Tool(_free_name("answer", taken), "The answer as a JSON object", {"type": "object", **_OPEN})
     description = form.description or form.schema_.get("description") or "The answer"
     try:
+        shared_child().check([{"name": form.name, "parameters": form.schema_}])
         return Tool(_free_name(form.name, taken), str(description), form.schema_)
-    except ToolError as error:
+    except (ToolError, GrammarError) as error:
         raise invalid(f"Invalid schema for response_format '{form.name}': {error}.", where, "invalid_value") from error
 
 

@@ -69,7 +69,7 @@ class ReplyReader:
         return found
 
     def _read_call(self, body: str) -> list[Delta]:
-        parsed = parse_reply(f"{CALL_START}{body}{CALL_END}")
+        parsed = parse_reply(f"{CALL_START}{body}{CALL_END}", self._tools)
         violations = check_calls(parsed.calls, self._tools)
         self.unparsed += parsed.unparsed
         self.violations += violations

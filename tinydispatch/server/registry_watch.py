@@ -23,6 +23,7 @@ from typing import Self
 
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.dispatcher import Dispatcher
+from tinydispatch.folders import stamp
 from tinydispatch.registry import (
     RegisteredModel,
     RegistryError,
@@ -71,17 +72,31 @@ def open_verified(model: RegisteredModel, load: Load) -> Dispatcher:
     Raises:
         RegistryError: its file does not verify, cannot be loaded, or does not answer its self-test.
     """
+    before = stamp(model.path)
     verify_file(model)
     try:
         dispatcher = load(model.path)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise RegistryError(f"{model.path}: cannot be loaded: {error}") from error
+    except Exception as error:
+        raise RegistryError(f"{model.path}: cannot be loaded: {_reason(error)}") from error
     try:
         check_answers(model, lambda test: _answer(dispatcher, test))
+        if stamp(model.path) != before:
+            raise RegistryError(f"{model.path}: was changed while it was loaded; replace a file, never write into it")
+    except RegistryError:
+        dispatcher.close()
+        raise
+    except Exception as error:
+        dispatcher.close()
+        raise RegistryError(f"{model.path}: does not answer its self-test: {_reason(error)}") from error
     except BaseException:
         dispatcher.close()
         raise
     return dispatcher
+
+
+def _reason(error: Exception) -> str:
+    is_told = isinstance(error, (ValueError, RuntimeError, OSError)) and str(error)
+    return str(error) if is_told else f"{type(error).__name__}: {error}"
 
 
 class RegistryWatcher:
@@ -106,7 +121,7 @@ class RegistryWatcher:
             return self._reject((str(error),), "", error)
         if champion is None or champion.id == self._holder.serving.id:
             return Look.UNCHANGED
-        mark = (champion.id, champion.sha256, _stamp(champion.path))
+        mark = (champion.id, champion.sha256, stamp(champion.path))
         if mark == self._rejected:
             return Look.UNCHANGED
         try:
@@ -156,11 +171,3 @@ class RegistryWatcher:
 def _answer(dispatcher: Dispatcher, test: SelfTest) -> tuple[bool, int]:
     found = dispatcher.dispatch(test.text, tools=bundled_tools() if test.tools is None else test.tools)
     return found.is_usable, len(found.calls)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import codecs
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tinydispatch.engine import TokenLogprob
+from tinydispatch.confidence import CallConfidence
+from tinydispatch.engine import TokenLogprob, WrittenToken
 from tinydispatch.server.errors import ApiError
 from tinydispatch.server.job import Answer, CallPart, ChatJob, Part, compact_json
 
@@ -173,9 +175,29 @@ def extra(answer: Answer) -> dict[str, Any]:
     return {
         "confidence": round(dispatch.confidence, 4),
         "is_confident": dispatch.is_confident,
+        "confidences": [_confidence(found) for found in dispatch.confidences],
         "reference_date": None if answer.reference_date is None else answer.reference_date.isoformat(),
         "queue_ms": round(1000 * answer.queue_s, 2),
         "prefill_ms": round(dispatch.timings.prefill_ms, 2),
         "decode_ms": round(dispatch.timings.decode_ms, 2),
+        "grammar_ms": round(dispatch.timings.grammar_ms, 2),
         "total_ms": round(1000 * answer.model_s, 2),
+        **({"tokens": _tokens(dispatch.written)} if answer.explains else {}),
     }
+
+
+def _confidence(found: CallConfidence) -> dict[str, Any]:
+    arguments = {name: round(value, 4) for name, value in found.arguments.items()}
+    return {"call": round(found.call, 4), "tool": round(found.tool, 4), "arguments": arguments}
+
+
+def _tokens(written: Sequence[WrittenToken]) -> list[dict[str, Any]]:
+    """A character that takes several tokens stands with the one that completes it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [
+        {
+            "text": decoder.decode(token.data),
+            "probability": None if token.probability is None else round(token.probability, 4),
+        }
+        for token in written
+    ]

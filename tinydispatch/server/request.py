@@ -38,8 +38,9 @@ class ChatRequest:
 
     `stop` are texts before which a reply in words ends. `n_alternatives` is how many `logprobs` name for each token,
     None for no logprobs. `reference_date` and `time_zone` are what "today" means to the client. `session` groups the
-    requests of one dialogue in the log; `may_log` is False where the client said `"store": false`. `warnings` tell the
-    client what changed nothing.
+    requests of one dialogue in the log; `may_log` is False where the client said `"store": false`. `owner` tells one
+    key's requests from another's; `explains` lists the reply's tokens in the answer. `warnings` tell the client what
+    changed nothing.
     """
 
     messages: tuple[Message, ...]
@@ -59,6 +60,8 @@ class ChatRequest:
     time_zone: ZoneInfo | None = None
     session: str | None = None
     may_log: bool = True
+    owner: str = ""
+    explains: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -185,6 +188,7 @@ def dialogue_request(
         time_zone=zone,
         session=(read.metadata or {}).get("session_id"),
         may_log=read.store is not False,
+        explains=read.explains,
         warnings=read.warnings,
     )
 

@@ -19,6 +19,7 @@ from tinydispatch.server.connections import AcceptErrors, bounded_protocol
 from tinydispatch.server.holder import ModelHolder
 from tinydispatch.server.keys import SettingsError
 from tinydispatch.server.logs import log
+from tinydispatch.server.rollout import Rollout
 from tinydispatch.server.settings import ServerSettings
 from tinydispatch.server.stacks import StackModels
 
@@ -73,9 +74,10 @@ def greeting(settings: ServerSettings, port: int) -> str:
     }
     if settings.tools is None:
         body["tools"] = [_EXAMPLE_TOOL]
+    page = f"  the page to try it in a browser: {address.removesuffix('/v1')}/ui\n" if settings.has_ui else ""
     key = " -H 'authorization: Bearer KEY'" if settings.keys else ""
     return (
-        f"tinydispatch serves {settings.model_name} at {address}; Ctrl-C stops it. Try it:\n"
+        f"tinydispatch serves {settings.model_name} at {address}; Ctrl-C stops it. Try it:\n{page}"
         f"  curl {address}/chat/completions{key} -H 'content-type: application/json' -d '{json.dumps(body)}'"
     )
 
@@ -135,11 +137,13 @@ def run_server(
     settings: ServerSettings,
     dispatch_log: DispatchLog | None = None,
     sockets: Sequence[socket.socket] | None = None,
+    rollout: Rollout | None = None,
     stacks: StackModels | None = None,
 ) -> None:
     """Serve until a signal comes. The holder is closed in the end, whatever happens.
 
     Args:
+        rollout: a challenger beside the model; it is closed as well.
         sockets: what `bind` took; None takes the settings' address now.
         stacks: more names that may be asked for.
 
@@ -147,7 +151,7 @@ def run_server(
         SystemExit: the address cannot be listened on; the reason is logged.
     """
     log("serving", host=settings.host, port=settings.port, model=settings.model_name, id=holder.serving.id)
-    server = Server(holder, settings, dispatch_log, stacks)
+    server = Server(holder, settings, dispatch_log, rollout, stacks)
     try:
         make_uvicorn(server, greets=True).run(None if sockets is None else list(sockets))
     finally:

@@ -44,10 +44,10 @@ class ServerSettings:
     `model_name` is what clients ask for. `tools` are offered to requests that bring none, None for none.
     `allows_anybody` lets a server without keys listen beyond this machine. `is_strict` refuses parameters that the
     server does not know, which it otherwise ignores with a warning. `cors_origins` are the web pages' origins whose
-    scripts may read answers, `*` for any.
+    scripts may read answers, `*` for any. `has_ui` serves the page of `/ui`.
 
     Raises:
-        SettingsError: the server would be open to the network without a key.
+        SettingsError: the server, or the page's way into the log, would be open to the network without a key.
     """
 
     model_name: str
@@ -59,8 +59,14 @@ class ServerSettings:
     allows_anybody: bool = False
     is_strict: bool = False
     cors_origins: tuple[str, ...] = ()
+    has_ui: bool = False
 
     def __post_init__(self) -> None:
+        if self.has_ui and not self.keys and not is_loopback(self.host):
+            raise SettingsError(
+                f"--ui lets whoever reaches host {self.host} write into the dispatch log: give --keys-file or "
+                f"${KEYS_VARIABLE}, or listen on 127.0.0.1"
+            )
         if not self.keys and not is_loopback(self.host) and not self.allows_anybody:
             raise SettingsError(
                 f"host {self.host} can be reached from other machines, and there is no API key: give --keys-file or "

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from data.synth import dialogue, phrasing
-from data.synth.dialogue import Scene
+from data.synth.dialogue import Scene, report
 from data.synth.domains import Clause, Link, links
-from data.synth.results import report
 from tinydispatch.tools import Message, Role
 
 MakeScene = Callable[[int], Scene]

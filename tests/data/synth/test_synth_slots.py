@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.synth import numerals
-from data.synth.slots import SlotError, SlotSpec
-from data.synth.values import SCALARS, Context, coordinate
+from data.synth import temporal
+from data.synth.values import SCALARS, Context, SlotError, SlotSpec, coordinate
 from tinydispatch.tools import Tool
 
 THURSDAY = dt.date(2026, 3, 19)
@@ -92,7 +91,7 @@ def test_times_codes_and_zones_have_the_form_that_calls_need(seed: int) -> None:
 @given(st.integers(0, 2**32))
 @settings(deadline=None)
 def test_an_amount_written_in_digits_is_the_number_written(seed: int) -> None:
-    value, said = numerals.amount(random.Random(seed))
+    value, said = temporal.amount(random.Random(seed))
     assert value >= 0
     if said[0].isdigit() and said[-1].isdigit():
         assert float(said.replace(",", "")) == pytest.approx(value)
@@ -110,12 +109,12 @@ def test_an_amount_written_in_digits_is_the_number_written(seed: int) -> None:
     ],
 )
 def test_numbers_are_spelled_in_words(value: int, words: str) -> None:
-    assert numerals.number_words(value) == words
+    assert temporal.number_words(value) == words
 
 
 @pytest.mark.parametrize(("day", "said"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (11, "11th"), (22, "22nd")])
 def test_days_of_the_month_get_their_ending(day: int, said: str) -> None:
-    assert numerals.ordinal(day) == said
+    assert temporal.ordinal(day) == said
 
 
 def test_several_values_are_joined_by_commas_and_one_last_word() -> None:

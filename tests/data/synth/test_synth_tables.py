@@ -7,7 +7,7 @@ import yaml
 from babel.numbers import list_currencies
 
 from data.synth.domains import invented_domains
-from data.synth.tables import TableError, WordLoader, load_tables, tables
+from data.synth.lexicon import TableError, WordLoader, load_tables, tables
 
 SHIPPED = Path(load_tables.__code__.co_filename).with_name("tables.yaml")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.synth import clock, temporal
+from data.synth import temporal
 
 Value = TypeVar("Value", bound=Hashable)
 THURSDAY = dt.date(2026, 3, 19)
@@ -55,9 +55,9 @@ def spans(today: dt.date) -> Meanings[tuple[dt.date, dt.date]]:
     return Meanings(lambda rng: temporal.date_range(rng, today))
 
 
-TIMES = Meanings(clock.time_of_day)
+TIMES = Meanings(temporal.time_of_day)
 STAMPS = Meanings(lambda rng: temporal.date_time(rng, THURSDAY))
-DURATIONS = Meanings(clock.duration)
+DURATIONS = Meanings(temporal.duration)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_days_lie_near_today_and_spans_run_forwards(seed: int, today: dt.date) -
 @settings(deadline=None)
 def test_durations_last_from_a_minute_to_five_hours_and_read_well_after_for(seed: int, today: dt.date) -> None:
     rng = random.Random(seed)
-    (bare, adverb, adjective), minutes = clock.duration(rng)
+    (bare, adverb, adjective), minutes = temporal.duration(rng)
     assert 1 <= minutes <= 300
     assert adverb == f"for {bare}"
     assert adjective
@@ -224,7 +224,7 @@ _SPAN = re.compile(
 def test_a_span_of_time_reads_back_as_its_two_ends(seed: int) -> None:
     rng = random.Random(seed)
     first, last = sorted(dt.time(rng.randrange(24), rng.randrange(0, 60, 5)) for _ in range(2))
-    said = clock.say_span(rng, first, last)
+    said = temporal.say_span(rng, first, last)
     found = _SPAN.fullmatch(said)
     assert found, said
     hour, minute, half, last_hour, last_minute, last_half = found.groups()
