@@ -260,11 +260,16 @@ class _Reader:
         """Of a deepObject the reader knows objects alone, no choice that has one; and it forbids readOnly here, too."""
         if "schema" not in parameter:
             return parameter
-        schema = {key: item for key, item in _pointed(self._document, parameter["schema"]).items() if key != "readOnly"}
+        schema = self._without_mark(parameter["schema"])
+        if "anyOf" in schema:
+            schema["anyOf"] = [self._without_mark(item) for item in schema["anyOf"]]
         if parameter.get("style") == "deepObject":
             branches = [_pointed(self._document, item) for item in schema.get("anyOf") or [schema]]
             schema = next((item for item in branches if item.get("type") == "object"), branches[0])
         return {**parameter, "schema": schema}
+
+    def _without_mark(self, schema: Any) -> dict[str, Any]:
+        return {key: item for key, item in _pointed(self._document, schema).items() if key != "readOnly"}
 
     def problem(self, request: urllib.request.Request, arguments: Mapping[str, Any]) -> str:
         """What is wrong with a request; "" for nothing."""
@@ -326,8 +331,10 @@ def _readable(value: Any) -> Any:
     found = {key: _readable(item) for key, item in value.items() if key != "default" or isinstance(item, Mapping)}
     if isinstance(found.get("format"), str) and found["format"] not in _FORMATS:
         del found["format"]
-    if isinstance(found.get("discriminator"), Mapping) and "mapping" not in found["discriminator"]:
-        del found["discriminator"]
+    if isinstance(told := found.get("discriminator"), Mapping):
+        targets = (told.get("mapping") or {"": ""}).values()
+        if not all(str(target).startswith("#/components/") for target in targets):
+            del found["discriminator"]
     return found
 
 
@@ -360,14 +367,16 @@ def _multipart(request: urllib.request.Request) -> dict[str, Any]:
         name = str(part.get_param("name", header="content-disposition"))
         is_text = part.get_content_type() == "text/plain" and text not in ("true", "false") and not text.isdigit()
         value = text if is_text else json.loads(text)
-        found[name] = [*found[name], value] if isinstance(found.get(name), list) else value
-    return found
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 def _same(seen: Any, given: Any) -> bool:
     """Equal, but for what the reader adds by the schemas' defaults."""
     if isinstance(seen, dict) and isinstance(given, dict):
         return all(key in seen and _same(seen[key], item) for key, item in given.items())
+    if isinstance(given, list) and len(given) == 1 and not isinstance(seen, list):
+        seen = [seen]  # of a form, whose parts do not say that they are a list
     if isinstance(seen, list) and isinstance(given, list):
         return len(seen) == len(given) and all(map(_same, seen, given))
     are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (seen, given))

@@ -710,11 +710,25 @@ class _Reader:
                 found[key] = [self.schema(part, is_request=is_request) for part in item]
             else:
                 found[key] = item
-        told = value.get("discriminator")
-        name = told.get("propertyName") if isinstance(told, Mapping) and {"oneOf", "anyOf"} & set(found) else None
-        if isinstance(name, str):
-            found["required"] = list(dict.fromkeys([*(found.get("required") or []), name]))
+        self._with_discriminator(found, value)
         return found
+
+    def _with_discriminator(self, found: dict[str, Any], value: Mapping[str, Any]) -> None:
+        """The key that tells which schema is meant has to be there, and to name one."""
+        told = value.get("discriminator")
+        branches = value.get("oneOf") or value.get("anyOf")
+        if (
+            not isinstance(told, Mapping)
+            or not isinstance(branches, list)
+            or not isinstance(told.get("propertyName"), str)
+        ):
+            return
+        name, mapping = told["propertyName"], told.get("mapping")
+        found["required"] = list(dict.fromkeys([*(found.get("required") or []), name]))
+        if isinstance(mapping, Mapping) and mapping:
+            implied = [str(branch["$ref"]).rpartition("/")[2] for branch in branches if "$ref" in branch]
+            values = {"properties": {name: {"enum": list(dict.fromkeys([*map(str, mapping), *implied]))}}}
+            found["allOf"] = [*(found.get("allOf") or []), values]
 
     def _reference(self, value: Mapping[str, Any], is_request: bool, without: frozenset[str]) -> Any:
         """3.0 ignores what stands beside a $ref; descriptions are worth keeping, and 3.1 does."""
