@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in arguments.files:
         try:
             document = _read(path)
-            found = read_openapi(document, exchange=_never)
+            found = read_openapi(document, exchange=never)
         except (OSError, ValueError) as error:
             print(f"check_openapi: {path}: {error}", file=sys.stderr)
             return 2
@@ -196,7 +196,8 @@ class _CaughtError(Exception):
         self.request = request
 
 
-def _never(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
+def never(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
+    """Sends nothing: what would be sent is caught."""
     del timeout_s
     raise _CaughtError(request)
 
