@@ -243,7 +243,7 @@ class _Reader:
         """Without credentials, which are no arguments, and without what was not given, where the reader stumbles."""
         operation = {key: part for key, part in self._item[self._method].items() if key != "security"}
         operation["parameters"] = [
-            entry
+            self._plain_schema(entry)
             for entry in self.parameters
             if entry["name"] in arguments or f"{entry['name']}_{entry['in']}" in arguments
         ]

@@ -25,6 +25,7 @@ from tinydispatch.server.keys import ApiKeys
 from tinydispatch.server.rollout import Rollout
 from tinydispatch.server.run import make_uvicorn, run_server
 from tinydispatch.server.settings import Limits, ServerSettings
+from tinydispatch.server.stacks import StackModels
 from tinydispatch.tools import ToolCall
 
 MODEL = "tiny"
@@ -107,6 +108,7 @@ def running(
     limits: Limits | None = None,
     runtime: GatedRuntime | None = None,
     rollout: Rollout | None = None,
+    stacks: Callable[[ModelHolder], StackModels] | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """Serve until the block ends; then nothing may be left running."""
@@ -115,7 +117,7 @@ def running(
     holder = ModelHolder(Serving(dispatcher, "first"), max_waiting=limits.max_waiting)
     keys = ApiKeys((key,) if key else ())
     told = ServerSettings(MODEL, port=0, keys=keys, limits=limits, **settings)
-    server = make_uvicorn(Server(holder, told, dispatch_log, rollout))
+    server = make_uvicorn(Server(holder, told, dispatch_log, rollout, stacks(holder) if stacks else None))
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from scripts.cost import main
-from tinydispatch.layers.cost import (
+from eval.matching import Outcome
+from eval.results import CaseResult, EvalResult
+from scripts.cost import (
     Assumptions,
     CostError,
     bill,
+    main,
     monthly_cost,
     requests_from_shares,
     requests_from_trace,
@@ -37,6 +40,10 @@ def test_a_bill_by_hand() -> None:
     assert found.hardware == pytest.approx(2.0)
     assert found.saved == pytest.approx(286.0)
     assert found.break_even_months == pytest.approx(72 / 288)
+    priced = Assumptions(calls_per_day=1000, price_per_call=0, input_price=3, output_price=15, prompt_tokens=1000,
+                         reply_tokens=100, error_price=2, error_rate=0.001, large_error_rate=0.002)  # fmt: skip
+    found = bill(priced, requests_from_shares(shares))
+    assert (found.large, found.large_errors, found.errors) == pytest.approx((135.0, 120.0, 60.0))
     dear = bill(Assumptions(price_per_call=0.0), requests_from_shares(shares))
     assert dear.break_even_months is None
 
@@ -56,17 +63,38 @@ def test_a_trace_says_how_many_requests_a_call_took(tmp_path: Path) -> None:
     assert found.measured_cost == pytest.approx(0.002)
 
 
-def test_the_script_prints_the_three_thousand_and_what_is_saved(
+def test_the_script_prints_the_three_thousand_what_is_saved_and_whose_numbers_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([]) == 0
-    assert "10,000 calls a day at 0.01 = 3,000.00 a month" in capsys.readouterr().out
-    write_trace(tmp_path / "trace.jsonl")
-    assert main(["--trace", str(tmp_path / "trace.jsonl"), "--orchestration-price", "0.001"]) == 0
     out = capsys.readouterr().out
-    assert "dispatch 1.000, orchestration 0.500, planning 0.000" in out
-    assert "orchestration 150.00 + planning 0.00" in out
+    assert "| one large model | 3,000.00 | 10,000 calls a day at 0.01 |" in out
+    assert "yours: nothing" in out
+    write_trace(tmp_path / "trace.jsonl")
+    options = ["--trace", str(tmp_path / "trace.jsonl"), "--orchestration-price", "0.001", "--currency", "EUR"]
+    assert main([*options, "--picture", str(tmp_path / "cost.svg")]) == 0
+    out = capsys.readouterr().out
+    assert "dispatch 1.000, orchestration 0.500, planning 0.000 (measured in " in out
+    assert "| orchestration | 150.00 | 0.500 requests per call at 0.001 |" in out
     assert "saved: 2,84" in out
+    assert "yours: orchestration_price\n" in out
+    svg = ElementTree.parse(tmp_path / "cost.svg").getroot()
+    assert "the stack: 154.01 EUR a month" in [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_an_evaluation_says_what_stays_with_the_dispatch_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tuple(
+        CaseResult(str(n), "c", "p", (), "", Outcome.CORRECT if n < 3 else Outcome.WRONG_TOOL, "", 0.1, 5)
+        for n in range(4)
+    )
+    path = EvalResult("core", "f", "mine", ("c",), cases).save(tmp_path)
+    assert main(["--evaluation", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "dispatch 1.000, orchestration 0.250, planning 0.000" in out
+    assert "mine on suite core, 3 of 4 cases right" in out
+    assert main(["--evaluation", str(tmp_path / "absent.json")]) == 2
 
 
 @pytest.mark.parametrize(
