@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tinydispatch.layers.ledger import Ledger
 
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_playback import TODAY, WEATHER, PlaybackRuntime
@@ -29,7 +28,7 @@ from tinydispatch.dispatcher import Dispatcher, ModelChangedError
 from tinydispatch.formats import render_prompt
 from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.layers.tool_calls import BoundTool, CallStatus, ToolOutcome
-from tinydispatch.layers.toolbox import Permission, Toolbox, ToolPolicy
+from tinydispatch.layers.toolbox import Ledger, Permission, Toolbox, ToolPolicy
 from tinydispatch.prefix_cache import PrefixCache
 from tinydispatch.registry import RegisteredModel, RegistryError
 from tinydispatch.server.registry_watch import open_verified
