@@ -66,7 +66,7 @@ def circles(trees: dict[Path, ast.Module]) -> list[str]:
         for name, path in modules.items()
     }
     waiting = TopologicalSorter(imports)
-    found = []
+    found: list[str] = []
     while True:
         try:
             waiting.prepare()

@@ -36,6 +36,11 @@ def _serve(*arguments: object) -> int:
         (["absent.gguf", "--keep-days", "3"], "need --dispatch-log"),
         (["absent.gguf", "--registry", "absent"], "give neither a file nor --quantization with it"),
         (["--quantization", "q8_0", "--registry", "absent"], "give neither a file nor --quantization with it"),
+        (["absent.gguf", "--stack", "absent.yaml"], "absent.yaml: cannot be read"),
+        (
+            ["absent.gguf", "--model-name", "assistant", "--stack", "configs/stack.yaml"],
+            "'assistant' is served already",
+        ),
         (["absent.gguf", "--port", "70000"], "127.0.0.1:70000 cannot be listened on"),
         (["--registry", "absent"], "no champion yet"),
     ],

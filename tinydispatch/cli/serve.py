@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import Tool
 
 if TYPE_CHECKING:  # they need the packages that `run` looks for
+    from tinydispatch.layers.policy import StackSettings
     from tinydispatch.server.holder import ModelHolder
     from tinydispatch.server.stacks import StackModels
 
@@ -122,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging()
     tools = tools_command.read_source(arguments)
     settings = _settings(arguments, tools)
+    files = _stack_files(arguments.stack, settings.model_name)
     log = _dispatch_log(arguments)
 
     def load(path: Path) -> Dispatcher:
@@ -141,28 +143,35 @@ def run(arguments: argparse.Namespace) -> int:
     serving = Serving(load(path), path.stem) if path else open_champion(registry, load)
     holder = ModelHolder(serving, max_waiting=settings.limits.max_waiting)
     rollout = _rollout(arguments, load, log)
-    stacks = _stacks(arguments, holder, settings.model_name)
+    stacks = _stacks(arguments, holder, files)
     with RegistryWatcher(registry, load, holder) if registry else contextlib.nullcontext():
         run_server(holder, settings, log, sockets, rollout, stacks)
     return 0
 
 
-def _stacks(arguments: argparse.Namespace, holder: ModelHolder, model_name: str) -> StackModels | None:
-    """The stacks by their names; one that names no dispatch model of its own takes turns with the server's."""
-    if not arguments.stack:
-        return None
+def _stack_files(paths: Sequence[Path], model_name: str) -> list[StackSettings]:
+    """The stacks' files, read before a model is loaded."""
     from tinydispatch.layers.policy import load_stack
+
+    files = [load_stack(path) for path in paths]
+    names = [model_name, *(file.name for file in files)]
+    for path, file in zip(paths, files, strict=True):
+        if names.count(file.name) > 1:
+            raise ValueError(f"{path}: name: '{file.name}' is served already; served: {', '.join(names)}")
+    return files
+
+
+def _stacks(arguments: argparse.Namespace, holder: ModelHolder, files: Sequence[StackSettings]) -> StackModels | None:
+    """The stacks by their names; one that names no dispatch model of its own takes turns with the server's."""
+    if not files:
+        return None
     from tinydispatch.layers.stack import open_stack
     from tinydispatch.server.logs import log
     from tinydispatch.server.stacks import HeldDispatcher, StackModels
 
-    files = [(path, load_stack(path)) for path in arguments.stack]
-    names = [model_name, *(file.name for _, file in files)]
     opened = {}
     try:
-        for path, file in files:
-            if names.count(file.name) > 1:
-                raise ValueError(f"{path}: name: '{file.name}' is served already; served: {', '.join(names)}")
+        for file in files:
             more: dict[str, Any] = {"reference_date": arguments.date} if arguments.date else {}
             own = file.dispatch != "default"
             opened[file.name] = open_stack(file, None if own else lambda _: HeldDispatcher(holder), **more)
