@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ class DataCard:
     evaluation_texts: Mapping[str, int]
     overlaps: Mapping[str, int]
     lengths: LengthHistogram
-    truth: Mapping[str, Any]  # data/truth.py: by tool and argument, personal data, different answers
+    # data/truth.py: by tool and argument, personal data, different answers; cards of before have none.
+    truth: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def repeated(self) -> int:

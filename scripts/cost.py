@@ -18,7 +18,7 @@ from tinydispatch.layers.cost import (
     requests_from_shares,
     requests_from_trace,
 )
-from tinydispatch.layers.names import Layer
+from tinydispatch.layers.stack import Layer
 
 _HELP = {
     "calls_per_day": "calls of tools a day",

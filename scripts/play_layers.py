@@ -1,13 +1,16 @@
-"""`python -m scripts.play_layers MODEL.gguf`: suite `workflow` with dispatch alone and with the stack over it.
+"""`python -m scripts.play_layers [MODEL.gguf]`: suite `workflow` with dispatch alone and with a stack over it.
 
-The upper layers are scripted servers on loopback that answer from the cases' own scripts (`scripts/layers_oracle.py`).
+The upper layers are scripted servers on loopback that answer from the cases' own scripts (`scripts/layers_oracle.py`),
+the ceiling. With `--orchestration FILE.gguf`, served by llama.cpp, or a URL, one configuration has a real model there.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,29 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from eval.backends import Generation, open_backend
-from eval.cases import Suite, SuiteError
+from eval.cases import Case, Suite, SuiteError
 from eval.config import EvalConfig
 from eval.episodes import ToolResult, Turn, World, play, score_episode
 from eval.matching import Outcome
 from eval.suites import load_suite
+from scripts.bench_server import llama_server
 from scripts.layers_oracle import Game
 from scripts.scripted_server import ScriptedServer
+from tinydispatch.cli.model import add_model, model_file
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.formats import ParsedReply, render_calls
-from tinydispatch.layers.names import EndState, Layer
-from tinydispatch.layers.policy import EndpointConfig, Limits, StackPolicy
-from tinydispatch.layers.run_state import LayerUse, RunEnd, Step, shares
-from tinydispatch.layers.stack import Stack
+from tinydispatch.layers.policy import EndpointConfig, Escalation, Limits, StackPolicy
+from tinydispatch.layers.stack import EndState, Layer, LayerUse, RunEnd, Stack, Step, shares
 from tinydispatch.layers.tool_calls import result_text
 from tinydispatch.layers.toolbox import ToolPolicy
 from tinydispatch.layers.trace import Tracer
 from tinydispatch.tools import Message, Role
 
 _MAX_RESULT = 8_000
+_REAL = "dispatch + orchestration by {}"
 CONFIGURATIONS: dict[str, tuple[Layer, ...]] = {
     "dispatch in the stack": (),
-    "dispatch + orchestration": (Layer.ORCHESTRATION,),
-    "all three": (Layer.ORCHESTRATION, Layer.PLANNING),
+    "dispatch + scripted orchestration": (Layer.ORCHESTRATION,),
+    "all three, the upper two scripted": (Layer.ORCHESTRATION, Layer.PLANNING),
 }
 
 
@@ -71,17 +75,32 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 after printing the comparison, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m scripts.play_layers", description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.gguf")
+    add_model(parser)
     parser.add_argument("--suite", default="workflow", help="a suite with played cases (default: workflow)")
+    parser.add_argument(
+        "--orchestration",
+        metavar="FILE.gguf|URL",
+        help="a real model for the middle layer, in a configuration of its own",
+    )
+    parser.add_argument("--name", default="model", help="what that model is asked by and called in the table")
+    parser.add_argument("--threads", type=int, default=2, help="of llama.cpp's server (default: %(default)s)")
+    parser.add_argument("--max-seconds", type=float, default=float("inf"), help="start none of its cases after that")
     parser.add_argument("--out", type=Path, help="a folder for the figures (JSON) and one trace per configuration")
     arguments = parser.parse_args(argv)
     try:
+        model = model_file(arguments.model, arguments.quantization)
         suite = load_suite(arguments.suite)
-        rows = [_bare(arguments.model, suite)]
-        with Dispatcher(arguments.model, (), n_ctx=4096) as dispatcher:
-            for name, layers in CONFIGURATIONS.items():
-                trace = arguments.out / f"{name.replace(' ', '-')}.jsonl" if arguments.out else None
-                rows.append(_stacked(name, layers, dispatcher, suite, trace))
+        cases = _in_turn(suite)
+        rows = []
+        with Dispatcher(model, (), n_ctx=4096) as dispatcher:
+            if arguments.orchestration:
+                rows.append(_with_real_model(arguments, dispatcher, suite, cases))
+                cases = cases[: len(rows[0].outcomes)]
+            rows[:0] = [
+                _stacked(name, layers, dispatcher, suite, cases, arguments.out)
+                for name, layers in CONFIGURATIONS.items()
+            ]
+        rows.insert(0, _bare(model, suite, cases))
     except (SuiteError, ValueError) as error:
         print(f"play_layers: {error}", file=sys.stderr)
         return 2
@@ -92,22 +111,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _in_turn(suite: Suite) -> list[Case]:
+    """One case of each category after the other, so that the first few are of all."""
+    groups: dict[str, list[Case]] = {}
+    for case in suite.cases:
+        groups.setdefault(case.category, []).append(case)
+    rounds = itertools.zip_longest(*groups.values())
+    return [case for cases in rounds for case in cases if case is not None]
+
+
+def _with_real_model(arguments: Any, dispatcher: Dispatcher, suite: Suite, cases: Sequence[Case]) -> Row:
+    name = _REAL.format(arguments.name)
+    if arguments.orchestration.startswith(("http://", "https://")):
+        config = EndpointConfig(arguments.orchestration, arguments.name, timeout_s=600.0, max_tokens=200)
+        return _stacked(name, config, dispatcher, suite, cases, arguments.out, arguments.max_seconds)
+    with llama_server(Path(arguments.orchestration), 8192, arguments.threads) as server:
+        config = EndpointConfig(server.url, arguments.name, timeout_s=600.0, max_tokens=200)
+        return _stacked(name, config, dispatcher, suite, cases, arguments.out, arguments.max_seconds)
+
+
 def table(rows: Sequence[Row]) -> list[str]:
     """The comparison in Markdown, and what the figures are figures of."""
     lines = [
-        "| configuration | passed | goal reached | premature calls | held back | dispatch | orchestration | planning |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| configuration | passed | goal reached | premature calls | held back |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         n = len(row.outcomes)
         passed = sum(outcome is Outcome.CORRECT for outcome in row.outcomes.values())
         premature = sum(outcome is Outcome.PREMATURE_CALL for outcome in row.outcomes.values())
+        lines.append(f"| {row.name} | {passed}/{n} | {row.n_reached}/{n} | {premature} | {row.n_held_back} |")
+    lines += [
+        "",
+        "| configuration | layer | requests | of them failed | share of calls | tokens read | written | seconds |",
+    ]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows[1:]:
         found = shares(row.uses) or {}
-        part = " | ".join(f"{100 * found[layer]:.0f} %" if layer in found else "–" for layer in Layer)
-        lines.append(f"| {row.name} | {passed}/{n} | {row.n_reached}/{n} | {premature} | {row.n_held_back} | {part} |")
+        for layer in Layer:
+            uses = [use[layer] for use in row.uses if layer in use]
+            if not uses:
+                continue
+            part = f"{100 * found[layer]:.0f} %" if layer in found else "–"
+            counts = [sum(getattr(use, key) for use in uses) for key in ("requests", "failures")]
+            tokens = [sum(getattr(use, key) for use in uses) for key in ("prompt_tokens", "completion_tokens")]
+            seconds = sum(use.seconds for use in uses)
+            lines.append(
+                f"| {row.name} | {layer} | {counts[0]} | {counts[1]} | {part} | {tokens[0]:,} | {tokens[1]:,} "
+                f"| {seconds:.1f} |"
+            )
     lines.append("")
-    lines.append("The last three columns are shares of the calls of tools, by the layer that decided on them.")
-    lines.append("Orchestration and planning are scripted from the cases' own answers: an upper bound, not a model.")
+    lines.append("Scripted layers answer from the cases' own answers at once: a ceiling, and no model.")
     for row in rows[1:]:
         why = ", ".join(f"{reason} {count}" for reason, count in row.reasons.most_common())
         ends = ", ".join(f"{state} {count}" for state, count in row.ends.most_common())
@@ -115,11 +169,11 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _bare(model: Path, suite: Suite) -> Row:
+def _bare(model: Path, suite: Suite, cases: Sequence[Case]) -> Row:
     """The model in a plain loop: whatever it calls is run."""
     row = Row("dispatch, plain loop")
     with open_backend(model, EvalConfig()) as backend:
-        for played in play(backend, suite.cases, suite):
+        for played in play(backend, cases, suite):
             tools = suite.tools_for(played.case)
             score = score_episode(played.case, played.turns, tools, played.difference) if played.turns else None
             row.outcomes[played.case.id] = score.score.outcome if score else None
@@ -127,35 +181,56 @@ def _bare(model: Path, suite: Suite) -> Row:
     return row
 
 
-def _stacked(name: str, layers: Sequence[Layer], dispatcher: Dispatcher, suite: Suite, trace: Path | None) -> Row:
+def _stacked(
+    name: str,
+    upper: Sequence[Layer] | EndpointConfig,
+    dispatcher: Dispatcher,
+    suite: Suite,
+    cases: Sequence[Case],
+    out: Path | None,
+    max_seconds: float = float("inf"),
+) -> Row:
     row = Row(name)
-    tracer = Tracer(trace, is_otel=False)
-    for case in suite.cases:
+    ends_at = time.monotonic() + max_seconds
+    tracer = Tracer(out / f"{name.replace(' ', '-').replace(',', '')}.jsonl" if out else None, is_otel=False)
+    for case in cases:
+        if time.monotonic() > ends_at:
+            break
         assert case.episode is not None, "only suites of played cases are compared"
         tools = suite.tools_for(case)
         game = Game(case, tools, World(case.episode, tools, suite.simulators, case.reference_date))
-        turns = _play(row, game, layers, dispatcher, tracer)
+        turns = _play(row, game, upper, dispatcher, tracer)
         difference = game.world.difference()
         row.outcomes[case.id] = score_episode(case, turns, tools, difference).score.outcome
         row.n_reached += not difference
+        if isinstance(upper, EndpointConfig):
+            print(f"{time.strftime('%H:%M:%S')} {case.category} {row.outcomes[case.id]}", file=sys.stderr, flush=True)
     tracer.close()
     return row
 
 
-def _play(row: Row, game: Game, layers: Sequence[Layer], dispatcher: Dispatcher, tracer: Tracer) -> list[Turn]:
+def _play(
+    row: Row, game: Game, upper: Sequence[Layer] | EndpointConfig, dispatcher: Dispatcher, tracer: Tracer
+) -> list[Turn]:
     """One case through all that its user says."""
     episode = game.case.episode
     assert episode is not None, "only suites of played cases are compared"
     dispatcher.reference_date = game.case.reference_date
     scripts = {Layer.ORCHESTRATION: game.orchestrate, Layer.PLANNING: game.plan}
-    servers = {layer: ScriptedServer(scripts[layer]) for layer in layers}
-    config = {layer: EndpointConfig(server.url, "scripted") for layer, server in servers.items()}
+    servers: dict[Layer, ScriptedServer] = {}
+    if isinstance(upper, EndpointConfig):
+        config = {Layer.ORCHESTRATION: upper}
+    else:
+        servers = {layer: ScriptedServer(scripts[layer]) for layer in upper}
+        config = {layer: EndpointConfig(server.url, "scripted") for layer, server in servers.items()}
     policy = StackPolicy(
         dispatch="given",
         orchestration=config.get(Layer.ORCHESTRATION),
         planning=config.get(Layer.PLANNING),
         tools=ToolPolicy(is_confirming=False),
-        limits=Limits(max_seconds=600),
+        # A model that was never calibrated is not handed up for that alone: the layers would have nothing to show.
+        escalation=Escalation(min_confidence=0.0),
+        limits=Limits(max_seconds=1800),
     )
 
     def confirm(*_: Any) -> bool:

@@ -16,9 +16,8 @@ from typing import Any
 from scripts.scripted_server import Reply, ScriptedServer, completion
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.layers.policy import EndpointConfig, StackPolicy
-from tinydispatch.layers.prompts import shown
 from tinydispatch.layers.python_tools import tool_from_function
-from tinydispatch.layers.stack import Stack
+from tinydispatch.layers.stack import Stack, shown
 from tinydispatch.layers.tool_calls import BoundTool, CallContext
 from tinydispatch.layers.toolbox import ToolPolicy
 from tinydispatch.layers.trace import Tracer

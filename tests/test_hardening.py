@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tinydispatch.layers.ledger import Ledger
 
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_playback import TODAY, WEATHER, PlaybackRuntime
@@ -27,7 +28,6 @@ from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher, ModelChangedError
 from tinydispatch.formats import render_prompt
 from tinydispatch.ggml.header import GgufError, read_header
-from tinydispatch.layers.ledger import Ledger
 from tinydispatch.layers.tool_calls import BoundTool, CallStatus, ToolOutcome
 from tinydispatch.layers.toolbox import Permission, Toolbox, ToolPolicy
 from tinydispatch.prefix_cache import PrefixCache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_layout import findings, wrong_imports
+from scripts.check_layout import circles, findings, wrong_imports
 
 
 def test_import_directions_hold() -> None:
@@ -37,3 +37,17 @@ def test_pydantic_is_the_servers_alone() -> None:
 
 def test_an_import_along_the_direction_is_not_found() -> None:
     assert wrong_imports(Path("x.py"), ast.parse("from tinydispatch.tools import Tool"), "data") == []
+
+
+def test_a_circle_is_found_inside_functions_too() -> None:
+    sources = {
+        "eval/a.py": "from eval.b import x",
+        "eval/b.py": "def f():\n    from eval import c",
+        "eval/c.py": "import eval.a",
+        "eval/d.py": "import eval.a",
+    }
+    trees = {Path(path): ast.parse(text) for path, text in sources.items()}
+    (found,) = circles(trees)
+    assert {"eval.a", "eval.b", "eval.c"} == set(found.removeprefix("imports in a circle: ").split(" → "))
+    del trees[Path("eval/c.py")]
+    assert circles(trees) == []

@@ -16,6 +16,7 @@ from tinydispatch import __version__
 COMMANDS = {
     "call": "print the calls for one sentence",
     "chat": "talk to a model in the terminal",
+    "run": "play a request to its end with a stack of models and tools",
     "serve": "answer the OpenAI API's /v1/chat/completions",
     "review": "go through a dispatch log in the browser, and correct it",
     "bench": "measure a model on this machine",

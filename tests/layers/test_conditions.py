@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinydispatch.layers.conditions import ConditionError, Facts, parse_condition
-from tinydispatch.layers.references import BadReferenceError, parse_reference, references_in, resolve
+from tinydispatch.layers.plan import (
+    BadReferenceError,
+    ConditionError,
+    Facts,
+    parse_condition,
+    parse_reference,
+    references_in,
+    resolve,
+)
 
 RESULTS: dict[str, Any] = {
     "calendar": {"count": 0, "events": [], "free": True},

@@ -16,7 +16,7 @@ from tinydispatch.layers.cost import (
     requests_from_shares,
     requests_from_trace,
 )
-from tinydispatch.layers.names import Layer
+from tinydispatch.layers.stack import Layer
 
 
 def test_ten_thousand_calls_a_day_at_a_cent_are_three_thousand_a_month() -> None:

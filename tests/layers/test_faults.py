@@ -12,8 +12,8 @@ import pytest
 
 from scripts.scripted_server import ScriptedServer, completion
 from tests.layers.kitchen import BOOK, LIST, MAIL, OSLO, Kitchen, ScriptedDispatcher, endpoint, stack
-from tinydispatch.layers.names import EndState, Layer, Reason
 from tinydispatch.layers.policy import Limits
+from tinydispatch.layers.stack import EndState, Layer, Reason
 from tinydispatch.layers.tool_calls import CallStatus
 from tinydispatch.layers.toolbox import ToolPolicy
 from tinydispatch.tools import Message, Role, ToolCall

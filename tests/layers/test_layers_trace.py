@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.layers.kitchen import LIST, OSLO, THURSDAY, Kitchen, ScriptedDispatcher, Server, endpoint, stack
-from tinydispatch.layers.escalation import dependence
+from tinydispatch.layers.stack import dependence
 from tinydispatch.layers.trace import Tracer
 
 

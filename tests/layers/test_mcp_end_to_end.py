@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.layers.kitchen import FREE, ScriptedDispatcher
-from tinydispatch.layers.mcp_tools import McpServer
-from tinydispatch.layers.names import EndState
+from tinydispatch.layers.mcp import McpServer
 from tinydispatch.layers.policy import StackPolicy
-from tinydispatch.layers.stack import Stack
+from tinydispatch.layers.stack import EndState, Stack
 from tinydispatch.layers.tool_calls import BoundTool, CallStatus, ToolsetError
 from tinydispatch.layers.toolbox import Permission, Toolbox
 from tinydispatch.layers.trace import Tracer

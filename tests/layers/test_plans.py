@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 
 from tinydispatch.bundled import bundled_tools
-from tinydispatch.layers.plan import BadPlan, Plan, PlannedCall, plan_from_json, plan_from_text
-from tinydispatch.layers.plan_run import StepState, is_uncertain, run_plan
+from tinydispatch.layers.plan import (
+    BadPlan,
+    Plan,
+    PlannedCall,
+    StepState,
+    is_uncertain,
+    plan_from_json,
+    plan_from_text,
+    run_plan,
+)
 from tinydispatch.layers.tool_calls import CallStatus, ToolOutcome
 from tinydispatch.tools import ToolCall
 

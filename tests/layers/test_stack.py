@@ -24,9 +24,8 @@ from tests.layers.kitchen import (
     stack,
 )
 from tinydispatch.formats import render_calls
-from tinydispatch.layers.names import EndState, Layer, Reason
 from tinydispatch.layers.policy import ErrorAction, ErrorRule, Escalation, Limits
-from tinydispatch.layers.run_state import shares
+from tinydispatch.layers.stack import EndState, Layer, Reason, shares
 from tinydispatch.layers.toolbox import ToolPolicy
 from tinydispatch.tools import Message, Role, ToolCall
 
@@ -233,7 +232,7 @@ def test_a_real_dispatcher_is_a_dispatch_layer() -> None:
 
     kitchen = Kitchen()
     dispatcher: Any = Dispatcher(PlaybackRuntime(render_calls([OSLO])), [tool.tool for tool in kitchen.bound()])
-    end = stack(kitchen, dispatcher).run("Weather in Oslo?")
+    end = stack(kitchen, dispatcher, escalation=Escalation(min_confidence=0.0)).run("Weather in Oslo?")
     assert kitchen.acted == [OSLO]
     assert reasons(end) == [(Layer.DISPATCH, Reason.REPEATED_CALL)], "it plays the same reply once more"
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tinydispatch.layers.ledger import Ledger, LedgerError
 from tinydispatch.layers.tool_calls import (
     BoundTool,
     CallContext,
@@ -21,7 +20,7 @@ from tinydispatch.layers.tool_calls import (
     idempotency_key,
     result_text,
 )
-from tinydispatch.layers.toolbox import Permission, Toolbox, ToolPolicy, foreign_addresses
+from tinydispatch.layers.toolbox import Ledger, LedgerError, Permission, Toolbox, ToolPolicy, foreign_addresses
 from tinydispatch.tools import Tool, ToolCall
 
 FREE = ToolPolicy(is_confirming=False)

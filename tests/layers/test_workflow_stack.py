@@ -11,8 +11,7 @@ from eval.matching import Outcome
 from eval.suites import load_suite
 from scripts.play_layers import CONFIGURATIONS, _stacked, table
 from tests.layers.kitchen import ScriptedDispatcher
-from tinydispatch.layers.names import Layer
-from tinydispatch.layers.run_state import shares
+from tinydispatch.layers.stack import Layer, shares
 from tinydispatch.layers.tool_calls import canonical
 from tinydispatch.tools import Message, Role, Tool
 
@@ -48,13 +47,14 @@ class Reckless(ScriptedDispatcher):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_no_dependent_call_is_made_before_the_result_that_it_waits_for(name: str) -> None:
     dispatcher: Any = Reckless()
-    row = _stacked(name, CONFIGURATIONS[name], dispatcher, SUITE, None)
+    row = _stacked(name, CONFIGURATIONS[name], dispatcher, SUITE, SUITE.cases, None)
     premature = [case for case, outcome in row.outcomes.items() if outcome is Outcome.PREMATURE_CALL]
     assert premature == []
     found = shares(row.uses)
     assert found is not None
     assert sum(found.values()) == pytest.approx(1.0)
     assert (found[Layer.ORCHESTRATION] > 0) is (Layer.ORCHESTRATION in CONFIGURATIONS[name])
-    lines = table([row])
-    assert len([line for line in lines if line.startswith("| ")]) == 3
-    assert any("scripted from the cases' own answers" in line for line in lines)
+    lines = table([row, row])
+    layers_used = {layer for use in row.uses for layer in use}
+    assert len([line for line in lines if line.startswith(f"| {name} |")]) == 2 + len(layers_used)
+    assert any("answer from the cases' own answers" in line for line in lines)

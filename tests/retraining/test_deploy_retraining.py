@@ -21,7 +21,7 @@ DEPLOY = ROOT / "deploy"
 def test_the_shipped_configuration_loads_and_its_base_too() -> None:
     config = load_retrain_config("retrain.yaml")
     assert config.base == "nano.yaml"
-    assert config.gate.max_invalid_calls == 0
+    assert config.gate.max_loss == 0.03
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
@@ -42,7 +42,7 @@ def test_the_workflow_runs_one_at_a_time_and_takes_a_refusal_for_an_answer() -> 
     workflow = yaml.safe_load((DEPLOY / "github" / "retrain.yml").read_text())
     assert workflow["concurrency"]["cancel-in-progress"] is False
     (step,) = [step for step in workflow["jobs"]["retrain"]["steps"] if step.get("name") == "Retrain"]
-    assert "0 | 3 | 75" in step["run"]
+    assert "0 | 3 | 4 | 75" in step["run"]
 
 
 def definitions(config: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -99,7 +99,7 @@ def test_the_dagster_definition_materialises_every_stage_on_nano(
         "base": "nano.yaml",
         "overrides": overrides,
         "intake": {"sources": [{"kind": "dispatch_log", "path": str(log)}], "min_new": 1},
-        "gate": {"max_invalid_calls": 1000},
+        "gate": {"first_min_rate": 0.0, "first_max_invalid": 1.0, "generated": 0},
     }
     config.write_text(yaml.safe_dump(tree))
     assert materialised(definitions(config, monkeypatch)) == ([*Stage], [("gate", True)])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tinydispatch.bundled import load_tools
-from tinydispatch.mcp_tools import tools_from_mcp
-from tinydispatch.tools import ToolError
+from tinydispatch.layers.mcp import tools_from_mcp
+from tinydispatch.layers.tool_calls import ToolsetError
 
 _SERVER = '''
 from mcp.server.mcpserver import MCPServer
@@ -41,7 +41,7 @@ def test_a_command_that_speaks_mcp_is_asked_for_its_tools(tmp_path: Path) -> Non
 
 def test_a_command_that_does_not_exist_is_named() -> None:
     pytest.importorskip("mcp")
-    with pytest.raises(ToolError, match="no-such-command-at-all: cannot be asked for its tools"):
+    with pytest.raises(ToolsetError, match="'no-such-command-at-all': no connection"):
         tools_from_mcp("no-such-command-at-all")
 
 

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinydispatch.cli import tools as tools_command
 from tinydispatch.cli.model import DEFAULT_NAME, add_model, model_file
@@ -20,6 +20,10 @@ from tinydispatch.redaction import load_redactor
 from tinydispatch.server.keys import load_keys
 from tinydispatch.server.settings import Limits, ServerSettings
 from tinydispatch.tools import Tool
+
+if TYPE_CHECKING:  # they need the packages that `run` looks for
+    from tinydispatch.server.holder import ModelHolder
+    from tinydispatch.server.stacks import StackModels
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 _LIMITS = Limits()
@@ -32,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Logs are JSON lines on stderr. docs/serving.md says more."
     )
     add_model(parser)
+    parser.add_argument(
+        "--stack",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a stack of models and tools (such as configs/stack.yaml) under a name of its own; may be repeated",
+    )
     parser.add_argument("--registry", type=Path, metavar="DIR", help="serve its champion, and each one that follows")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
@@ -129,9 +141,39 @@ def run(arguments: argparse.Namespace) -> int:
     serving = Serving(load(path), path.stem) if path else open_champion(registry, load)
     holder = ModelHolder(serving, max_waiting=settings.limits.max_waiting)
     rollout = _rollout(arguments, load, log)
+    stacks = _stacks(arguments, holder, settings.model_name)
     with RegistryWatcher(registry, load, holder) if registry else contextlib.nullcontext():
-        run_server(holder, settings, log, sockets, rollout)
+        run_server(holder, settings, log, sockets, rollout, stacks)
     return 0
+
+
+def _stacks(arguments: argparse.Namespace, holder: ModelHolder, model_name: str) -> StackModels | None:
+    """The stacks by their names; one that names no dispatch model of its own takes turns with the server's."""
+    if not arguments.stack:
+        return None
+    from tinydispatch.layers.policy import load_stack
+    from tinydispatch.layers.stack import open_stack
+    from tinydispatch.server.logs import log
+    from tinydispatch.server.stacks import HeldDispatcher, StackModels
+
+    files = [(path, load_stack(path)) for path in arguments.stack]
+    names = [model_name, *(file.name for _, file in files)]
+    opened = {}
+    try:
+        for path, file in files:
+            if names.count(file.name) > 1:
+                raise ValueError(f"{path}: name: '{file.name}' is served already; served: {', '.join(names)}")
+            more: dict[str, Any] = {"reference_date": arguments.date} if arguments.date else {}
+            own = file.dispatch != "default"
+            opened[file.name] = open_stack(file, None if own else lambda _: HeldDispatcher(holder), **more)
+            for line in opened[file.name].left_out:
+                log("not offered", stack=file.name, operation=line)
+    except BaseException:
+        for stack in opened.values():
+            stack.close()
+        holder.close()
+        raise
+    return StackModels(opened)
 
 
 def _rollout(arguments: argparse.Namespace, load: Callable[[Path], Dispatcher], log: DispatchLog | None) -> Any:

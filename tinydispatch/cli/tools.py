@@ -28,10 +28,10 @@ def read_source(arguments: argparse.Namespace) -> tuple[Tool, ...] | None:
     """The tools that were asked for, None for neither option.
 
     Raises:
-        ToolError: names the file or the server.
+        ValueError: names the file or the server.
     """
     if arguments.mcp:
-        from tinydispatch.mcp_tools import tools_from_mcp
+        from tinydispatch.layers.mcp import tools_from_mcp
 
         return tools_from_mcp(arguments.mcp)
     from tinydispatch.bundled import load_tools

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydispatch.layers.names import Layer
+from tinydispatch.layers.stack import Layer
 
 DAYS_PER_MONTH = 30
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tinydispatch.formats import UnparsedToolCall, json_decoder
 from tinydispatch.layers.policy import EndpointConfig, PolicyError
-from tinydispatch.layers.worker import run_with_timeout
+from tinydispatch.layers.toolbox import run_with_timeout
 from tinydispatch.tools import Message, Role, Tool, ToolCall
 
 _LONGEST_WAIT_S = 20.0
@@ -101,7 +104,7 @@ class Endpoint:
         again = self._attempt(messages, tools, deadline)
         return again if isinstance(again, LayerReply) else again[0]
 
-    def cost(self, reply: LayerReply | LayerFailure) -> float:
+    def cost(self: Endpoint | RecordedEndpoint, reply: LayerReply | LayerFailure) -> float:
         """What the request cost; a failed one is taken to cost nothing."""
         if isinstance(reply, LayerFailure):
             return 0.0
@@ -140,6 +143,64 @@ class Endpoint:
             return reply_from_completion(json_decoder(strict=False).decode(raw.text))
         except (ValueError, RecursionError) as error:
             return LayerFailure(FailureKind.GARBAGE, f"{self.address}: not a chat completion: {str(error)[:200]}"), 0.0
+
+
+class RecordedEndpoint:
+    """Plays a file of recorded replies, request by request: a stack is tried out without an account.
+
+    A request is the user's last message. Asked once more about the same, it gives the next reply, and after the last
+    one the first again.
+
+    Raises:
+        PolicyError: names the file, and what of it is no reply.
+    """
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self.config = config
+        self._n_asked: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        try:
+            value = json.loads(Path(config.replies).read_text("utf-8"))
+            self._replies = {
+                str(request): [_recorded(entry) for entry in entries] for request, entries in value.items()
+            }
+        except OSError as error:
+            raise PolicyError(f"replies: {config.replies}: cannot be read: {error.strerror}") from error
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise PolicyError(f"replies: {config.replies}: {error}; expected {{request: [{{text, calls}}]}}") from error
+
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[Tool], deadline: float = float("inf")
+    ) -> LayerReply | LayerFailure:
+        """The next recorded reply to the user's last message."""
+        del tools, deadline
+        request = next((message.content for message in reversed(messages) if message.role is Role.USER), "")
+        replies = self._replies.get(request)
+        if not replies:
+            return LayerFailure(FailureKind.DOWN, f"{self.config.replies}: no reply is recorded to {request[:100]!r}")
+        with self._lock:
+            number = self._n_asked[request]
+            self._n_asked[request] += 1
+        return replies[number % len(replies)]
+
+    cost = Endpoint.cost
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_endpoint(
+    config: EndpointConfig, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> Endpoint | RecordedEndpoint:
+    """What answers for a layer."""
+    return RecordedEndpoint(config) if config.replies else Endpoint(config, sleep, clock)
+
+
+def _recorded(entry: Any) -> LayerReply:
+    calls = tuple(ToolCall(call["name"], call["arguments"]) for call in entry.get("calls", []))
+    text = entry.get("text", "")
+    text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)  # a plan may stand there as it is
+    return LayerReply(text, calls, (), entry.get("prompt_tokens", 0), entry.get("completion_tokens", 0))
 
 
 def _failure(error: Exception, address: str) -> tuple[LayerFailure, float | None]:

@@ -9,10 +9,12 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from tinydispatch.layers.tool_calls import BoundTool, CallContext, ToolsetError
 from tinydispatch.tools import Tool
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _PLAIN: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
@@ -26,6 +28,12 @@ _PLAIN: dict[Any, dict[str, Any]] = {
     list: {"type": "array"},
     dict: {"type": "object"},
 }
+
+
+def read_only(function: F) -> F:
+    """Mark a function that changes nothing, so that it is called without asking anybody: `@read_only`."""
+    function.has_side_effects = False  # type: ignore[attr-defined]
+    return function
 
 
 def tool_from_function(function: Callable[..., Any], *, name: str = "", **settings: Any) -> BoundTool:
@@ -68,7 +76,8 @@ def tool_from_function(function: Callable[..., Any], *, name: str = "", **settin
     parameters = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     result = hints.get("return")
     result_schema = {} if result in (None, inspect.Signature.empty) else _schema_or_nothing(result)
-    settings = {"takes_key": bool(context_name), "result_schema": result_schema, **settings}
+    known = {"takes_key": bool(context_name), "result_schema": result_schema}
+    settings = {**known, "has_side_effects": getattr(function, "has_side_effects", True), **settings}
     return BoundTool(Tool(name, summary, parameters), run, **settings)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,7 @@ class Tracer:
 
     def __init__(self, path: Path | None = None, *, has_content: bool = False, is_otel: bool | None = None) -> None:
         self.has_content = has_content
-        self.spans: deque[Span] = deque(maxlen=_KEPT)  # of a tracer without a file, the last ones
+        self.spans: deque[Span] = deque(maxlen=_KEPT)  # the last ones
         self._lock = threading.Lock()
         self._otel = _otel_tracer() if is_otel is not False else None
         if is_otel and self._otel is None:
@@ -121,8 +121,83 @@ class Tracer:
             if self._file is not None:
                 self._file.write(json.dumps(span.to_json(), ensure_ascii=False, default=str) + "\n")
                 self._file.flush()
-            else:
-                self.spans.append(span)
+            self.spans.append(span)
+
+
+def tree(spans: Sequence[Span]) -> list[str]:
+    """Spans as lines for people, each below what it belongs to, in the order in which they began."""
+    by_parent: dict[str, list[Span]] = {}
+    known = {span.id for span in spans}
+    for span in sorted(spans, key=lambda span: span.start_s):
+        by_parent.setdefault(span.parent if span.parent in known else "", []).append(span)
+    lines: list[str] = []
+
+    def add(span: Span, head: str, below: str) -> None:
+        lines.append(f"{head}{_told(span)}  [{span.duration_ms:.0f} ms]")
+        children = by_parent.get(span.id, [])
+        for child in children:
+            is_last = child is children[-1]
+            add(child, below + ("└─ " if is_last else "├─ "), below + ("   " if is_last else "│  "))
+
+    for span in by_parent.get("", []):
+        add(span, "", "")
+    return lines
+
+
+def _told(span: Span) -> str:
+    """One span in words."""
+    has = span.attributes
+    if span.name == "run":
+        cost = f", cost {has['cost']:.6g}" if has.get("cost") else ""
+        return f"run: {has.get('state')}; {_count(has, 'replies')}, {_count(has, 'calls')}{cost}"
+    if span.name == "hand_up":
+        reasons = [str(reason) for reason in has.get("reasons", [])]
+        details = has.get("details") or [""] * len(reasons)
+        why = "; ".join(
+            f"{reason}: {detail}" if detail else reason for reason, detail in zip(reasons, details, strict=True)
+        )
+        return f"{has.get('from')} hands up to {has.get('to')} ({why})"
+    if span.name == "tool":
+        arguments = has.get("arguments") or {}
+        call = f"{has.get('tool')}({', '.join(f'{key}={_short(value)}' for key, value in arguments.items())})"
+        notes = [f"{name} {has[name]}" for name in ("node",) if has.get(name)]
+        notes += ["agreed to by a person"] if has.get("agreed") else []
+        notes += ["made before, its result of then"] if has.get("is_replayed") else []
+        notes += [f"{has['attempts']} attempts"] if has.get("attempts", 0) > 1 else []
+        end = (
+            _short(has.get("result"), 200)
+            if has.get("status") == "done"
+            else f"{has.get('status')}: {has.get('error')}"
+        )
+        return f"{call}{' (' + ', '.join(notes) + ')' if notes else ''} → {end}"
+    if span.name == "plan":
+        return "plan: " + ", ".join(f"{name} {state}" for name, state in (has.get("ends") or {}).items())
+    if span.name == "repair":
+        return f"the plan is sent back: {'; '.join(map(str, has.get('problems', [])))}"
+    if "failure" in has:
+        return f"{span.name}: no reply: {has['failure']}"
+    sure = f", confidence {has['confidence']:.2f}" if has.get("confidence") is not None else ""
+    said = ", ".join(f"{name}(…)" for name in has.get("calls") or []) or _words(has.get("text") or "")
+    return f"{span.name}: {said}  ({has.get('prompt_tokens', 0)} + {has.get('completion_tokens', 0)} tokens{sure})"
+
+
+def _count(attributes: Mapping[str, Any], name: str) -> str:
+    number = attributes.get(name, 0)
+    return f"{number} {name if number != 1 else {'replies': 'reply', 'calls': 'call'}[name]}"
+
+
+def _words(text: str) -> str:
+    """What a layer said; a plan is told by its calls' names."""
+    try:
+        calls = [f"{call['tool']}(…)" for call in json.loads(text)["calls"]]
+    except (ValueError, TypeError, KeyError):
+        return _short(text, 300)
+    return f"a plan of {', '.join(calls)}"
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = " ".join(json.dumps(value, ensure_ascii=False, default=str).split())
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _otel_tracer() -> Any:

@@ -40,12 +40,14 @@ from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.responses import ResponseWriter, read_response_request
 from tinydispatch.server.rollout import Rollout, log_answer, read_feedback
 from tinydispatch.server.settings import ServerSettings
+from tinydispatch.server.stacks import StackModels
 from tinydispatch.server.ui import UiRoutes
 
 # Bodies that are being read, besides the requests that wait: more connections than that are answered 429 unread.
 _MAX_READING = 32
 # Requests with schemas that are tried out first (`decoding/child.py`), which one thread sees to; more are answered 429.
 _MAX_STRANGE = 8
+CHAT_PATH = "/v1/chat/completions"
 WARNING_HEADER = "x-tinydispatch-warning"
 _MAX_WARNING_CHARS = 1_000
 # After an abort; a reply ends at its next token, but the reading of a long prompt cannot be interrupted.
@@ -58,6 +60,7 @@ class Server:
     Args:
         dispatch_log: gets every answer; None writes none.
         rollout: what is done with a challenger; None has none.
+        stacks: more names that may be asked for, on the chat route alone.
     """
 
     def __init__(
@@ -66,8 +69,9 @@ class Server:
         settings: ServerSettings,
         dispatch_log: DispatchLog | None = None,
         rollout: Rollout | None = None,
+        stacks: StackModels | None = None,
     ) -> None:
-        self.holder, self.settings = holder, settings
+        self.holder, self.settings, self.stacks = holder, settings, stacks
         self.metrics = Metrics(holder)
         self.dispatch_log = dispatch_log
         self.rollout = rollout or Rollout(dispatch_log)
@@ -88,6 +92,8 @@ class Server:
 
     def close(self) -> bool:
         """Finish what was taken and close the model; False when it was aborted and the model does not stop in time."""
+        if self.stacks is not None:
+            self.stacks.close()
         self._strange.shutdown(wait=False, cancel_futures=True)
         is_closed = self.holder.close(_ABORT_S if self._is_aborted else None)
         self.rollout.close()
@@ -117,6 +123,10 @@ class Server:
         self._n_open += 1
         try:
             body = await read_json_body(request, limits)
+            if self.stacks is not None and request.url.path == CHAT_PATH:
+                wanted_run = await asyncio.to_thread(self.stacks.wanted, body)
+                if wanted_run is not None:
+                    return await self.stacks.chat(request, wanted_run)
             wanted, make_writer = await self._read(body, self._owner(request), read)
             response = await self._answer(request, wanted, make_writer)
             if wanted.warnings:
@@ -233,20 +243,22 @@ class Server:
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
         del request
-        model = {
-            "id": self.settings.model_name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "tinydispatch",
-        }
-        return _json({"object": "list", "data": [model]})
+        return _json({"object": "list", "data": [self._model(name) for name in self.names]})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}."""
         name = request.path_params["name"]
-        if name != self.settings.model_name:
-            raise errors.unknown_model(name, self.settings.model_name)
-        return _json({"id": name, "object": "model", "created": self._created, "owned_by": "tinydispatch"})
+        if name not in self.names:
+            raise errors.unknown_model(name, "`, `".join(self.names))
+        return _json(self._model(name))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model names that may be asked for."""
+        return (self.settings.model_name, *(self.stacks.names if self.stacks is not None else ()))
+
+    def _model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "tinydispatch"}
 
     async def health(self, request: Request) -> Response:
         """GET /health: 200 as long as requests are taken; answers while the model computes."""
@@ -347,7 +359,7 @@ def create_app(server: Server) -> FastAPI:
         redoc_url=None,
         telemetry=telemetry,  # type: ignore[arg-type]
     )
-    app.add_route("/v1/chat/completions", server.chat, ["POST"])
+    app.add_route(CHAT_PATH, server.chat, ["POST"])
     app.add_route("/v1/responses", server.responses, ["POST"])
     app.add_route("/v1/completions", server.completions, ["POST"])
     app.add_route("/v1/feedback", server.feedback, ["POST"])

@@ -21,6 +21,7 @@ from tinydispatch.server.keys import SettingsError
 from tinydispatch.server.logs import log
 from tinydispatch.server.rollout import Rollout
 from tinydispatch.server.settings import ServerSettings
+from tinydispatch.server.stacks import StackModels
 
 # On top of the time limit of a request that was just taken.
 _GRACE_S = 5.0
@@ -137,18 +138,20 @@ def run_server(
     dispatch_log: DispatchLog | None = None,
     sockets: Sequence[socket.socket] | None = None,
     rollout: Rollout | None = None,
+    stacks: StackModels | None = None,
 ) -> None:
     """Serve until a signal comes. The holder is closed in the end, whatever happens.
 
     Args:
         rollout: a challenger beside the model; it is closed as well.
         sockets: what `bind` took; None takes the settings' address now.
+        stacks: more names that may be asked for.
 
     Raises:
         SystemExit: the address cannot be listened on; the reason is logged.
     """
     log("serving", host=settings.host, port=settings.port, model=settings.model_name, id=holder.serving.id)
-    server = Server(holder, settings, dispatch_log, rollout)
+    server = Server(holder, settings, dispatch_log, rollout, stacks)
     try:
         make_uvicorn(server, greets=True).run(None if sockets is None else list(sockets))
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
+import shlex
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -13,6 +15,8 @@ from tinydispatch.layers.tool_calls import BoundTool, CallContext, ToolFailure, 
 from tinydispatch.tools import Tool, ToolError
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_URLS = ("http://", "https://")
 
 # Where servers that know of it find the key; it is not part of the protocol, and others ignore it.
 KEY_FIELD = "tinydispatch/idempotencyKey"
@@ -21,13 +25,12 @@ KEY_FIELD = "tinydispatch/idempotencyKey"
 class McpServer:
     """A connection to one server, kept open; use it as a context manager, or call `close`.
 
-    A tool has side effects unless the server says that it only reads. That is the server's word: name the tools of a
-    server that you do not trust in `side_effects`.
+    A tool has side effects unless the server says that it only reads and destroys nothing. That is the server's word:
+    a stack file's `side_effects` stands above it.
 
     Args:
         server: a command with its arguments, which is started and spoken to over its standard input and output; or the
             URL of a streamable HTTP endpoint.
-        side_effects: names of tools that have side effects whatever the server says.
         timeout_s: for the connection, and for each call.
 
     Raises:
@@ -39,11 +42,10 @@ class McpServer:
         server: Sequence[str] | str,
         *,
         environment: Mapping[str, str] | None = None,
-        side_effects: Sequence[str] = (),
         timeout_s: float = 30.0,
     ) -> None:
         self._name = server if isinstance(server, str) else " ".join(server)
-        self._side_effects, self._timeout_s = frozenset(side_effects), timeout_s
+        self._timeout_s = timeout_s
         self._client = _client(server, environment, timeout_s)
         self._loop = asyncio.new_event_loop()
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -57,18 +59,28 @@ class McpServer:
             raise ToolsetError(f"MCP server '{self._name}': no connection: {_reason(error)}") from error
 
     def tools(self) -> tuple[BoundTool, ...]:
-        """Everything that the server offers.
+        """Everything that the server offers; one odd tool among others is left out with a warning.
 
         Raises:
-            ToolsetError: the server does not answer, or one of its tools cannot be used.
+            ToolsetError: the server does not answer, or none of its tools can be used.
         """
         try:
             listed = self._wait(self._listed, self._timeout_s)
-            return tuple(self._bound(entry) for entry in listed)
-        except ToolError as error:
-            raise ToolsetError(f"MCP server '{self._name}': {error}") from error
         except TimeoutError as error:
             raise ToolsetError(f"MCP server '{self._name}': tools/list: no answer") from error
+        except Exception as error:  # of the client, whose answers may not fit the protocol
+            raise ToolsetError(f"MCP server '{self._name}': cannot be asked for its tools: {_reason(error)}") from error
+        tools, problems = [], []
+        for entry in listed:
+            try:
+                tools.append(self._bound(entry))
+            except ToolError as error:
+                problems.append(str(error))
+        if not tools:
+            raise ToolsetError(f"MCP server '{self._name}': {problems[0] if problems else 'lists no tools'}")
+        for problem in problems:
+            _LOG.warning("MCP server '%s': %s; it is left out", self._name, problem)
+        return tuple(tools)
 
     def close(self) -> None:
         """End the connection and the process, if one was started; a second call does nothing."""
@@ -104,8 +116,9 @@ class McpServer:
     def _bound(self, entry: Any) -> BoundTool:
         schema = {"type": "object", **entry.input_schema}
         tool = Tool(entry.name, entry.description or "", schema)
-        only_reads = entry.annotations is not None and entry.annotations.read_only_hint is True
-        is_idempotent = entry.annotations is not None and entry.annotations.idempotent_hint is True
+        told = entry.annotations
+        only_reads = told is not None and told.read_only_hint is True and told.destructive_hint is not True
+        is_idempotent = told is not None and told.idempotent_hint is True
 
         def run(arguments: Mapping[str, Any], context: CallContext) -> Any:
             return self._call(entry.name, arguments, context)
@@ -113,7 +126,7 @@ class McpServer:
         return BoundTool(
             tool,
             run,
-            has_side_effects=not only_reads or entry.name in self._side_effects,
+            has_side_effects=not only_reads,
             takes_key=is_idempotent,
             timeout_s=self._timeout_s,
             result_schema=entry.output_schema or {},
@@ -149,6 +162,23 @@ class McpServer:
         self.close()
 
 
+def tools_from_mcp(server: str, timeout_s: float = 30.0) -> tuple[Tool, ...]:
+    """Every tool that a server lists, to be offered and not to be run.
+
+    Args:
+        server: a URL (streamable HTTP), or a command line that speaks MCP on its standard input and output.
+
+    Raises:
+        ToolsetError: the server cannot be asked, or lists nothing that is a tool; names the server.
+    """
+    with McpServer(server if server.startswith(_URLS) else shlex.split(server), timeout_s=timeout_s) as opened:
+        tools = tuple(bound.tool for bound in opened.tools())
+    names = [tool.name for tool in tools]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ToolsetError(f"MCP server '{server}': tool names occur twice: {', '.join(twice)}")
+    return tools
+
+
 def _client(server: Sequence[str] | str, environment: Mapping[str, str] | None, timeout_s: float) -> Any:
     try:
         from mcp import Client
@@ -156,7 +186,7 @@ def _client(server: Sequence[str] | str, environment: Mapping[str, str] | None, 
     except ImportError as error:
         raise ToolsetError("MCP servers need the package 'mcp': pip install 'tinydispatch[mcp]'") from error
     if isinstance(server, str):
-        if not server.startswith(("http://", "https://")):
+        if not server.startswith(_URLS):
             raise ToolsetError(f"MCP server '{server}': expected a URL, or a command as a list")
         return Client(server, read_timeout_seconds=timeout_s)
     if not server:
@@ -171,4 +201,8 @@ def _reason(error: BaseException) -> str:
     """The innermost error: task groups wrap theirs."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    return str(error) or type(error).__name__
+    lines = str(error).splitlines() or [type(error).__name__]
+    if len(lines) == 1:
+        return lines[0]
+    # pydantic's own lists every place, three lines each.
+    return "the answer does not fit the protocol: " + " ".join(line.strip() for line in lines[1:3])
