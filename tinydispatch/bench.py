@@ -119,7 +119,12 @@ class Workload:
 
 
 def measure(
-    path: Path, tools: Sequence[Tool], load: Workload | None = None, *, n_ctx: int = 2048, threads: int | None = None
+    path: Path,
+    tools: Sequence[Tool],
+    load: Workload | None = None,
+    *,
+    n_ctx: int | None = None,
+    threads: int | None = None,
 ) -> Measurement:
     """Open a model and have it answer, after one call that does not count.
 

@@ -100,7 +100,7 @@ class Dispatcher:
         tools: Sequence[Tool],
         reference_date: dt.date | None = None,
         *,
-        n_ctx: int = 2048,
+        n_ctx: int | None = None,
         threads: int | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         options: EngineOptions | None = None,

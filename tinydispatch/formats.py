@@ -62,6 +62,8 @@ _TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, Attribu
                     MemoryError)  # fmt: skip
 # What rendering may cost: two thousand messages with sixty tools take a twentieth of it.
 _MAX_STEPS, _MAX_TEXT, _MAX_TEMPLATE, _MAX_POWER = 200_000, 4_000_000, 1_000_000, 1_000
+# Filters that write a number out, or pass it on, and make nothing long of it: schemas bound integers by 2^63.
+_WRITES_NUMBERS = frozenset({"tojson", "do_tojson", "string", "default", "d", "int", "float", "abs", "append", "get"})
 _STEP, _JOIN = "_td_step", "_td_join"
 _WIDE = re.compile(r"\d{6}|%[^%]{0,9}\*|\{[^{}]*\{")
 _CALL = re.compile(re.escape(CALL_START) + r"(.*?)" + re.escape(CALL_END), re.DOTALL)
@@ -476,7 +478,8 @@ class _BudgetedEnvironment(_Environment):
 
     def _check_work(self, name: str, values: Sequence[Any]) -> None:
         self.step()
-        _check_numbers(values)
+        if name not in _WRITES_NUMBERS:
+            _check_numbers(values)
         texts = [value for value in values if isinstance(value, str)]
         if name in ("format", "format_map") and texts and _WIDE.search(texts[0]):
             raise jinja2.TemplateError("it formats with a width of six digits, or one that is itself formatted")

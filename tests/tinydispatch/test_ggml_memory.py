@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.fixtures_gguf import tiny_export
@@ -74,3 +76,36 @@ def test_free_memory_is_read_where_linux_says_it(monkeypatch: pytest.MonkeyPatch
     file.write_text("MemTotal: 16 kB\nMemAvailable:        8 kB\n", "ascii")
     monkeypatch.setattr(memory, "_MEMINFO", file)
     assert available_bytes() == 8192
+
+
+def _with_context_length(path: Path, copy: Path, n_positions: int) -> Path:
+    """The same model, said to be made for so many positions."""
+    key = b"qwen3.context_length" + struct.pack("<I", 4)
+    content = path.read_bytes()
+    place = content.index(key) + len(key)
+    copy.write_bytes(content[:place] + struct.pack("<I", n_positions) + content[place + 4 :])
+    return copy
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["llama.cpp", "native"])
+def test_without_a_number_the_cache_grows_to_the_models_limit_and_counts_the_same(index: int, tmp_path: Path) -> None:
+    path = tmp_path / "long.gguf"
+    _with_context_length(tiny_export().files[index].path, path, 6000)
+    ids = [20 + number % 60 for number in range(2100)]
+    with open_model(path, is_native=index == 1) as model, open_model(path, 6000, is_native=index == 1) as large:
+        assert model.n_ctx == 6000
+        model.decode(ids[:2000])
+        np.testing.assert_allclose(model.decode_all(ids[2000:]), large.decode_all(ids, 2000), atol=0.05)
+        assert model.cached_ids == ids
+        with open_model(path, is_native=index == 1) as other:
+            other.load_state(model.save_state())
+            assert other.cached_ids == ids
+
+
+def test_where_memory_is_short_the_ordinary_context_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "long.gguf"
+    _with_context_length(tiny_export().files[0].path, path, 6000)
+    needed = cache_bytes(read_header(path), 2048, 4)
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed)
+    with open_model(path) as model:
+        assert model.n_ctx == 2048

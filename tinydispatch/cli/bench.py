@@ -10,7 +10,7 @@ from typing import Any
 from tinydispatch import bench
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.cli import tools as tools_command
-from tinydispatch.cli.model import add_model, model_file
+from tinydispatch.cli.model import add_context, add_model, model_file
 
 _EXIT_OK = 0
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="times that each is asked (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
+    add_context(parser)
     parser.add_argument("--max-new-tokens", type=int, default=96, help="limit of each reply (default: %(default)s)")
     parser.add_argument(
         "--fill",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydispatch.cli import tools as tools_command
-from tinydispatch.cli.model import add_quantization, model_file
+from tinydispatch.cli.model import add_context, add_quantization, model_file
 from tinydispatch.ggml.model import GgufModel
 from tinydispatch.ggml.open import open_model
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tools_command.add_source(parser)
     parser.add_argument("--date", type=_date, help="what 'today' means, YYYY-MM-DD (default: today)")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
+    add_context(parser)
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
     add_quantization(parser)
     parser.add_argument(

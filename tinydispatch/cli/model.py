@@ -30,6 +30,15 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_context(parser: argparse.ArgumentParser) -> None:
+    """Add `--context`."""
+    parser.add_argument(
+        "--context",
+        type=int,
+        help="most tokens of prompt and reply (default: the model's own limit up to 8192, in memory taken as needed)",
+    )
+
+
 def model_file(named: Path | None, quantization: Quantization | None) -> Path:
     """The file that was named; without one the default model, which the first use makes.
 

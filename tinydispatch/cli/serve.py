@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydispatch.cli import tools as tools_command
-from tinydispatch.cli.model import DEFAULT_NAME, add_model, model_file
+from tinydispatch.cli.model import DEFAULT_NAME, add_context, add_model, model_file
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher
 from tinydispatch.folders import cache_folder
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--date", type=dt.date.fromisoformat, help="what 'today' means where a request does not say (default: today)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as suit the model's size)")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (default: %(default)s)")
+    add_context(parser)
     parser.add_argument("--no-cache", action="store_true", help="keep no prompt states on disk")
     _add_limits(parser.add_argument_group("limits of one request"))
     log = parser.add_argument_group("dispatch log")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.contents import check_contents
 from tinydispatch.ggml.header import GgufError
-from tinydispatch.ggml.memory import cache_bytes, require_memory
-from tinydispatch.ggml.model import GgufModel, is_unquantized
+from tinydispatch.ggml.memory import cache_bytes, fits, require_memory
+from tinydispatch.ggml.model import ORDINARY_CONTEXT, GgufModel, is_unquantized
 from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.runtime import ComputeError, Logits
 from tinydispatch.ggml.vocabulary import Vocabulary
@@ -48,7 +49,11 @@ class LlamaModel(GgufModel):
         kept = GGML_TYPE_F32 if is_unquantized(self.header) else GGML_TYPE_F16
         self._kept_as = kept if self.cache_type is None else self.cache_type
         item_bytes = 4 if self._kept_as == GGML_TYPE_F32 else 2
-        require_memory(self.path, cache_bytes(self.header, n_ctx, item_bytes), n_ctx)
+        self._bytes_of = partial(cache_bytes, self.header, item_bytes=item_bytes)
+        if self._is_by_need and not fits(self._bytes_of(n_ctx)):
+            n_ctx = min(n_ctx, ORDINARY_CONTEXT)
+        n_cells = min(n_ctx, ORDINARY_CONTEXT) if self._is_by_need else n_ctx
+        require_memory(self.path, self._bytes_of(n_cells), n_cells)
         parameters = self._c.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model = self._c.llama_model_load_from_file(os.fsencode(self.path), parameters)
@@ -56,10 +61,16 @@ class LlamaModel(GgufModel):
             raise GgufError(self.path, f"llama.cpp cannot load it: {self._library.take_errors() or 'no reason given'}")
         vocabulary = Vocabulary(self._library, self._model, self.header)
         n_ctx_train = int(self._c.llama_model_n_ctx_train(self._model))
-        n_ctx = min(n_ctx, n_ctx_train) if n_ctx_train > 0 else n_ctx
+        self._n_ctx = min(n_ctx, n_ctx_train) if n_ctx_train > 0 else n_ctx
+        self._threads = threads
+        self._make_context(min(n_cells, self._n_ctx))
+        self._batch = self._c.llama_batch_init(self._max_batch, 0, 1)
+        return vocabulary
+
+    def _make_context(self, n_ctx: int) -> None:
         context = self._c.llama_context_default_params()
         context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, min(n_ctx, _MAX_BATCH), min(n_ctx, _MAX_BATCH)
-        context.n_threads = context.n_threads_batch = threads
+        context.n_threads = context.n_threads_batch = self._threads
         short = _NO_FLASH if n_ctx <= SHORT_CONTEXT else _LLAMA_CPPS_CHOICE
         self._flash = short if self.flash_attention is None else self.flash_attention
         context.flash_attn_type = self._flash
@@ -69,11 +80,31 @@ class LlamaModel(GgufModel):
             reason = self._library.take_errors() or "not enough memory?"
             raise GgufError(self.path, f"llama.cpp cannot make a context of {n_ctx} positions: {reason}")
         # llama.cpp rounds a context up to its block size; the caller's limit stays what was asked for.
-        self._n_ctx = min(n_ctx, int(self._c.llama_n_ctx(self._context)))
+        self._n_cells = min(n_ctx, int(self._c.llama_n_ctx(self._context)))
+        self._n_ctx = self._n_ctx if self._is_by_need else self._n_cells
         self._max_batch = int(context.n_batch)
         self._memory = self._c.llama_get_memory(self._context)
-        self._batch = self._c.llama_batch_init(self._max_batch, 0, 1)
-        return vocabulary
+        self._fingerprint = None  # attention, and with it a kept state, may be of another kind now
+
+    def _reserve(self, n_positions: int) -> None:
+        before = self._n_cells
+        if n_positions <= before:
+            return
+        wanted = min(1 << (n_positions - 1).bit_length(), self._n_ctx)
+        if not fits(self._bytes_of(wanted) - self._bytes_of(before)):
+            megabytes = self._bytes_of(wanted) / 1e6
+            raise ComputeError(f"{self.path}: too little memory for {wanted} positions, which take {megabytes:.0f} MB")
+        ids, self._cached_ids = self._cached_ids, []
+        self._c.llama_free(self._context)
+        try:
+            self._make_context(wanted)
+        except GgufError as error:
+            self._make_context(before)
+            raise ComputeError(str(error)) from error
+        for start in range(0, len(ids), self._max_batch):
+            chunk = ids[start : start + self._max_batch]
+            self._compute(chunk, ())
+            self._cached_ids += chunk
 
     def _release(self) -> None:
         if self._batch is not None:

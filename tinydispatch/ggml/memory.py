@@ -20,6 +20,12 @@ def available_bytes() -> int | None:
     return int(value[0]) * 1024 if len(value) == 2 and value[0].isdigit() else None
 
 
+def fits(n_bytes: int) -> bool:
+    """Whether that much memory is free, as far as the system says."""
+    available = available_bytes()
+    return available is None or n_bytes <= available
+
+
 def require_memory(path: Path, n_bytes: int, n_ctx: int, *, has_weights: bool = False) -> None:
     """Check that a cache of `n_ctx` positions fits.
 

@@ -22,6 +22,8 @@ from tinydispatch.ggml.vocabulary import Vocabulary
 # ggml's threads wait for each other by spinning, after every operation. A model of 5 MB at 2 threads on two busy cores
 # decoded a token in 10 to 60 ms, at 1 thread in 2 ms; a second thread has to have enough to do.
 _BYTES_PER_THREAD = 64 << 20
+# Positions of a model that is given no number: the tools of a few servers fit, and ordinary calls need the smaller one.
+DEFAULT_CONTEXT, ORDINARY_CONTEXT = 8192, 2048
 _UNQUANTIZED = frozenset({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16})
 
 
@@ -43,7 +45,8 @@ class GgufModel(ABC):
     as a context manager, or call `close`.
 
     Args:
-        n_ctx: positions in the cache, at most as many as the model was made for; a longer prompt is refused.
+        n_ctx: positions in the cache, at most as many as the model was made for; a longer prompt is refused. None: up to
+            8,192, of which memory is taken as they are needed; 2,048 where so many would not fit into memory.
         threads: None takes as many as suit the model's size.
         header: what `read_header` read from the file, where the caller has it already.
 
@@ -53,9 +56,9 @@ class GgufModel(ABC):
     """
 
     def __init__(
-        self, path: Path, n_ctx: int = 2048, threads: int | None = None, *, header: GgufHeader | None = None
+        self, path: Path, n_ctx: int | None = None, threads: int | None = None, *, header: GgufHeader | None = None
     ) -> None:
-        if n_ctx < 1 or (threads is not None and threads < 1):
+        if (n_ctx is not None and n_ctx < 1) or (threads is not None and threads < 1):
             raise ValueError(f"n_ctx={n_ctx}, threads={threads}: both must be at least 1")
         self.path = Path(path)
         self.header = header or read_header(self.path)
@@ -64,6 +67,8 @@ class GgufModel(ABC):
         self._library = load_library()
         self._c: Any = self._library.c
         self._cached_ids: list[int] = []
+        self._is_by_need = n_ctx is None
+        n_ctx = DEFAULT_CONTEXT if n_ctx is None else n_ctx
         self._n_ctx, self._max_batch = n_ctx, n_ctx
         self._is_open = True
         self._fingerprint: bytes | None = None
@@ -78,6 +83,13 @@ class GgufModel(ABC):
     @abstractmethod
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         """Load the file; sets `_n_ctx` and `_max_batch`, the most ids that one `_compute` takes."""
+
+    def _reserve(self, n_positions: int) -> None:
+        """Make room for that many positions, at most `n_ctx`, where memory is not simply taken as it is written to.
+
+        Raises:
+            ComputeError: there is too little memory; the model stays usable.
+        """
 
     @abstractmethod
     def _compute(self, ids: Sequence[int], wanted: Sequence[int]) -> list[Logits]:
@@ -222,6 +234,7 @@ class GgufModel(ABC):
             raise ValueError(
                 f"{len(self._cached_ids)} cached and {len(ids)} new tokens do not fit the context of {self._n_ctx}"
             )
+        self._reserve(len(self._cached_ids) + len(ids))
         rows: list[Logits] = []
         for start in range(0, len(ids), self._max_batch):
             chunk = list(ids[start : start + self._max_batch])
@@ -256,6 +269,7 @@ class GgufModel(ABC):
         if len(ids) > self._n_ctx:
             raise StateError(f"a saved state of {len(ids)} positions does not fit the context of {self._n_ctx}")
         self.truncate(0)
+        self._reserve(len(ids))
         if not self._write_cache(payload, len(ids)):
             self.truncate(0)
             raise StateError(f"{self.path}: the saved state cannot be restored: {self._library.take_errors()}")

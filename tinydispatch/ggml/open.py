@@ -13,11 +13,13 @@ from tinydispatch.native.library import find_native
 from tinydispatch.native.model import NativeModel, read_native_shape
 
 
-def open_model(path: Path, n_ctx: int = 2048, threads: int | None = None, *, is_native: bool = True) -> GgufModel:
+def open_model(
+    path: Path, n_ctx: int | None = None, threads: int | None = None, *, is_native: bool = True
+) -> GgufModel:
     """A GGUF file, ready to decode; it implements `Runtime`.
 
     Args:
-        n_ctx: positions in the cache, at most as many as the model was made for.
+        n_ctx: positions in the cache, at most as many as the model was made for; None as `GgufModel` says.
         threads: None takes as many as suit the model's size.
         is_native: False leaves to ggml what the native decoder computes otherwise.
 

@@ -17,7 +17,8 @@ from tinydispatch.ggml.architectures import ARCHITECTURES, Rotation, Shape, read
 from tinydispatch.ggml.bindings import GGML_TYPE_F16, GGML_TYPE_F32
 from tinydispatch.ggml.contents import check_contents, check_vocabulary
 from tinydispatch.ggml.header import GgufError, GgufHeader
-from tinydispatch.ggml.memory import require_memory
+from tinydispatch.ggml.memory import fits, require_memory
+from tinydispatch.ggml.model import ORDINARY_CONTEXT
 from tinydispatch.ggml.numbers import check_numbers
 from tinydispatch.ggml.raw_model import RawModel
 from tinydispatch.ggml.runtime import ComputeError, Logits
@@ -29,6 +30,7 @@ from tinydispatch.native.weights import NativeWeights
 
 # A larger batch is no faster: the weights are read once for each, while a thread multiplies 64 rows by them.
 _MAX_BATCH = 64
+_ROTATED_AT_ONCE = 2048
 
 
 def read_native_shape(header: GgufHeader) -> Shape | None:
@@ -69,6 +71,8 @@ class NativeModel(RawModel):
     _cache: NativeCache | None = None
     _native: NativeLibrary
     _decoder: Decoder | None = None
+    _rope_base = 0.0
+    _n_rotated = 0
 
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         architecture = ARCHITECTURES.get(self.header.architecture)
@@ -92,9 +96,10 @@ class NativeModel(RawModel):
         return f"the native decoder ({self._native.variant.name})"
 
     def _allocate(self, shape: Shape, threads: int) -> None:
-        n_cells = -(-self._n_ctx // KEY_BLOCK) * KEY_BLOCK
-        size = (shape.n_layers, shape.n_key_heads, shape.head_width, n_cells)
-        n_bytes = NativeCache.n_bytes(*size) + NativeWeights.n_bytes(self.header)
+        if self._is_by_need and not fits(self._n_bytes(shape)):
+            self._n_ctx = min(self._n_ctx, ORDINARY_CONTEXT)
+        n_cells = _n_cells(self._n_ctx)
+        n_bytes = self._n_bytes(shape)
         require_memory(self.path, n_bytes, self._n_ctx, has_weights=True)
         self._layers = (Layer * shape.n_layers)()
         decoder = Decoder(
@@ -114,7 +119,7 @@ class NativeModel(RawModel):
             layers=self._layers,
         )
         try:
-            self._cache = NativeCache(*size)
+            self._cache = NativeCache(shape.n_layers, shape.n_key_heads, shape.head_width, n_cells)
             self._weights = NativeWeights(self._native, self._c, self.header)
             self._arrays = _scratch(shape, n_cells, threads)
         except OSError as error:
@@ -128,7 +133,9 @@ class NativeModel(RawModel):
         if self._positions is not None:
             self._arrays["placed"] = zeroed(np.float32, _MAX_BATCH, shape.width)
         if shape.architecture.rotation is not Rotation.NONE:
-            self._arrays["rotation"] = _rotation(shape.rope_base, shape.head_width, n_cells)
+            # Filled as far as positions are used, like the cache.
+            self._arrays["rotation"] = zeroed(np.float32, n_cells, 2, shape.head_width // 2)
+            self._rope_base = shape.rope_base
         for name, array in self._arrays.items():
             setattr(decoder, name, array.ctypes.data)
         self._decoder = decoder
@@ -144,11 +151,25 @@ class NativeModel(RawModel):
         self._embedding.read(ids, self._arrays["embedded"])
         if self._positions is not None:
             self._positions.read(range(first, first + len(ids)), self._arrays["placed"])
+        if "rotation" in self._arrays:
+            self._rotate(first + len(ids))
         logits = np.empty((len(wanted), self.n_vocab), dtype=np.float32)
         self._native.c.tinydispatch_compute(
             ctypes.byref(self._decoder), len(ids), first, len(wanted), logits.ctypes.data
         )
         return list(logits)
+
+    def _n_bytes(self, shape: Shape) -> int:
+        size = (shape.n_layers, shape.n_key_heads, shape.head_width, _n_cells(self._n_ctx))
+        return NativeCache.n_bytes(*size) + NativeWeights.n_bytes(self.header)
+
+    def _rotate(self, n_positions: int) -> None:
+        """Have the rotations of the first `n_positions`."""
+        table = self._arrays["rotation"]
+        while self._n_rotated < n_positions:
+            end = min(self._n_rotated + _ROTATED_AT_ONCE, len(table))
+            table[self._n_rotated : end] = _rotation(self._rope_base, 2 * table.shape[2], range(self._n_rotated, end))
+            self._n_rotated = end
 
     def _stop(self) -> None:
         if self._decoder is not None and self._decoder.pool:
@@ -181,8 +202,13 @@ def _scratch(shape: Shape, n_cells: int, threads: int) -> dict[str, npt.NDArray[
     }
 
 
-def _rotation(base: float, width: int, n_cells: int) -> npt.NDArray[np.float32]:
-    """Cosines and sines of every position's angles, (cells, 2, width / 2), rounded once."""
+def _n_cells(n_ctx: int) -> int:
+    """Positions in whole blocks of keys."""
+    return -(-n_ctx // KEY_BLOCK) * KEY_BLOCK
+
+
+def _rotation(base: float, width: int, positions: range) -> npt.NDArray[np.float32]:
+    """Cosines and sines of the positions' angles, (positions, 2, width / 2), rounded once."""
     frequencies = base ** (-np.arange(0, width, 2) / width)
-    angles = np.arange(n_cells)[:, np.newaxis] * frequencies
+    angles = np.array(positions)[:, np.newaxis] * frequencies
     return np.ascontiguousarray(np.stack([np.cos(angles), np.sin(angles)], axis=1), dtype=np.float32)
