@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config assistant.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -94,8 +94,9 @@ def test_without_a_number_the_cache_grows_to_the_models_limit_and_counts_the_sam
     ids = [20 + number % 60 for number in range(2100)]
     with open_model(path, is_native=index == 1) as model, open_model(path, 6000, is_native=index == 1) as large:
         assert model.n_ctx == 6000
-        model.decode(ids[:2000])
-        np.testing.assert_allclose(model.decode_all(ids[2000:]), large.decode_all(ids, 2000), atol=0.05)
+        for one in (model, large):  # in the same batches: llama.cpp has other attention for few rows than for many
+            one.decode(ids[:2000])
+        np.testing.assert_allclose(model.decode_all(ids[2000:]), large.decode_all(ids[2000:]), atol=0.05)
         assert model.cached_ids == ids
         with open_model(path, is_native=index == 1) as other:
             other.load_state(model.save_state())

@@ -14,7 +14,7 @@ from training.config import CONFIGS_DIR, Packing, load_run_config
 
 LAUNCHES = sorted((CONFIGS_DIR / "accelerate").glob("*.yaml"))
 # Those of a user's two cores have measured heads; here are the ones for models from a hub.
-_LOCAL = {"nano", "retrain", "assistant", "dispatcher", "own_tools", "rasa-example"}
+_LOCAL = {"nano", "retrain", "stack", "assistant", "dispatcher", "own_tools", "rasa-example"}
 RECIPES = sorted(path.stem for path in CONFIGS_DIR.glob("*.yaml") if path.stem not in _LOCAL)
 
 

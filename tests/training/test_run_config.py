@@ -13,8 +13,8 @@ from training.config import CONFIGS_DIR, Dtype, Method, OptimizerName, WandbMode
 from training.errors import ConfigError
 
 MINIMAL = "model: {path: some/model}\ndata: {sources: [{kind: synth, count: 3}]}\n"
-# retrain.yaml is a schedule of runs and has a reader of its own.
-SHIPPED = sorted(path for path in CONFIGS_DIR.glob("*.yaml") if path.stem != "retrain")
+# A schedule of runs and a stack of layers, each with a reader of its own.
+SHIPPED = sorted(path for path in CONFIGS_DIR.glob("*.yaml") if path.stem not in ("retrain", "stack"))
 
 
 def write(folder: Path, text: str) -> str:
