@@ -22,9 +22,8 @@ from eval.config import EvalConfig
 from eval.evaluate import evaluate
 from eval.results import EvalResult
 from eval.suites import load_suite
-from tinydispatch.formats import render_prompt
+from tinydispatch.formats import render_prompt, with_reference_date
 from tinydispatch.ggml.open import open_model
-from tinydispatch.formats import with_reference_date
 from tinydispatch.tools import Tool
 
 

@@ -45,8 +45,8 @@ class GgufModel(ABC):
     as a context manager, or call `close`.
 
     Args:
-        n_ctx: positions in the cache, at most as many as the model was made for; a longer prompt is refused. None: up to
-            8,192, of which memory is taken as they are needed; 2,048 where so many would not fit into memory.
+        n_ctx: positions in the cache, at most as many as the model was made for; a longer prompt is refused. None: up
+            to 8,192, of which memory is taken as they are needed; 2,048 where so many would not fit into memory.
         threads: None takes as many as suit the model's size.
         header: what `read_header` read from the file, where the caller has it already.
 
@@ -84,7 +84,7 @@ class GgufModel(ABC):
     def _open(self, n_ctx: int, threads: int) -> Vocabulary:
         """Load the file; sets `_n_ctx` and `_max_batch`, the most ids that one `_compute` takes."""
 
-    def _reserve(self, n_positions: int) -> None:
+    def _reserve(self, n_positions: int) -> None:  # noqa: B027 (most models need nothing here)
         """Make room for that many positions, at most `n_ctx`, where memory is not simply taken as it is written to.
 
         Raises:
