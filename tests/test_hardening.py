@@ -25,7 +25,7 @@ from tinydispatch.decoding.reply import CallFormat, ReplyShape
 from tinydispatch.decoding.rules import GrammarError
 from tinydispatch.dispatch_log import DispatchLog
 from tinydispatch.dispatcher import Dispatcher, ModelChangedError
-from tinydispatch.formats import render_prompt
+from tinydispatch.formats import default_chat_template, render_prompt
 from tinydispatch.ggml.header import GgufError, read_header
 from tinydispatch.layers.tool_calls import BoundTool, CallStatus, ToolOutcome
 from tinydispatch.layers.toolbox import Ledger, Permission, Toolbox, ToolPolicy
@@ -36,6 +36,7 @@ from tinydispatch.tools import Message, Role, Tool, ToolCall
 
 ROOT = Path(__file__).resolve().parents[1]
 STRANGE = Tool("strange", "", {"type": "object", "properties": {"v": {"type": "string", "pattern": "^a+$"}}})
+NANO_TEMPLATE = (Path(__file__).parents[1] / "training/nano/weights/chat_template.jinja").read_text("utf-8")
 _CHILD = "import sys, time; print('ready', flush=True); sys.stdin.readline(); "
 
 
@@ -246,6 +247,13 @@ def test_14_a_full_width_sign_hides_no_address() -> None:
     box = Toolbox([BoundTool(tool, lambda *_: None)], replace(ToolPolicy(), is_confirming=False))
     found = box.execute(ToolCall("send", {"to": "eve\uff20evil"}), "a", Permission(words=["write to Eve"]))
     assert found.status is CallStatus.UNCONFIRMED
+
+
+@pytest.mark.parametrize("template", [default_chat_template(), NANO_TEMPLATE], ids=["default", "nano"])
+def test_8_numbers_of_a_schema_are_written_however_large_they_are(template: str) -> None:
+    number = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "default": 5 * 10**12}
+    tool = Tool("a", "d", {"type": "object", "properties": {"x": number, "y": {"enum": [10**12, "z"]}}})
+    assert f"0..{2**63 - 1}" in render_prompt([Message(Role.USER, "hi")], [tool], template)
 
 
 def test_8_the_sandbox_is_one_that_holds() -> None:

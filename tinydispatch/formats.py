@@ -22,6 +22,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -62,7 +63,8 @@ _TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, Attribu
                     MemoryError)  # fmt: skip
 # What rendering may cost: two thousand messages with sixty tools take a twentieth of it.
 _MAX_STEPS, _MAX_TEXT, _MAX_TEMPLATE, _MAX_POWER = 200_000, 4_000_000, 1_000_000, 1_000
-# Filters that write a number out, or pass it on, and make nothing long of it: schemas bound integers by 2^63.
+# Filters that make as much of a text as a number says, and calls that write a number out (schemas name 2^63).
+_PADDING_FILTERS = frozenset({"center", "indent", "batch", "slice", "truncate", "wordwrap", "round"})
 _WRITES_NUMBERS = frozenset({"tojson", "do_tojson", "string", "default", "d", "int", "float", "abs", "append", "get"})
 _STEP, _JOIN = "_td_step", "_td_join"
 _WIDE = re.compile(r"\d{6}|%[^%]{0,9}\*|\{[^{}]*\{")
@@ -451,7 +453,10 @@ class _BudgetedEnvironment(_Environment):
             return self.step()
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
         name = getattr(function, "__name__", "")
-        self._check_work(name, ([owner] if isinstance(owner, str) else []) + [*arguments, *named.values()])
+        values = ([owner] if isinstance(owner, str) else []) + [*arguments, *named.values()]
+        # A number that is written out makes nothing long; what a macro does with one is checked where it does it.
+        has_numbers = function != self._join and not isinstance(function, Macro | type)
+        self._check_work(name, values, has_numbers=has_numbers)
         return _sized(super().call(context, function, *arguments, **named))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -471,14 +476,14 @@ class _BudgetedEnvironment(_Environment):
     def _bounded(self, name: str, filter_: Any) -> Any:
         @wraps(filter_)
         def run(*arguments: Any, **named: Any) -> Any:
-            self._check_work(name, (*arguments, *named.values()))
+            self._check_work(name, (*arguments, *named.values()), has_numbers=name in _PADDING_FILTERS)
             return _sized(filter_(*arguments, **named))
 
         return run
 
-    def _check_work(self, name: str, values: Sequence[Any]) -> None:
+    def _check_work(self, name: str, values: Sequence[Any], *, has_numbers: bool = True) -> None:
         self.step()
-        if name not in _WRITES_NUMBERS:
+        if has_numbers and name not in _WRITES_NUMBERS:
             _check_numbers(values)
         texts = [value for value in values if isinstance(value, str)]
         if name in ("format", "format_map") and texts and _WIDE.search(texts[0]):
