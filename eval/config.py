@@ -17,8 +17,9 @@ class EvalConfig(BaseModel):
     suites: tuple[str, ...] = Field(default=("core",), min_length=1)
     # Three parallel e-mails fit twice; a reply that does not end within it counts as unparseable.
     max_new_tokens: int = Field(default=384, ge=1)
-    # Prompts generated for at once by the transformers backend; the GGUF backend takes one at a time.
-    batch_size: int = Field(default=8, ge=1)
+    # Prompts generated for at once by the transformers backend, without `constrained`; the GGUF backend takes one at a
+    # time. null: as many as a GPU's free memory holds at `n_ctx` positions each, and 8 on a CPU.
+    batch_size: int | None = Field(default=None, ge=1)
     # Positions of the GGUF backend's cache, prompt and reply together; fewer where the model has fewer.
     n_ctx: int = Field(default=4096, ge=1)
     # Of GGUF files and checkpoints: replies follow the tools' schemas, as in service; false measures the bare model

@@ -131,6 +131,9 @@ class _Game:
     failure: Failure | None = None
     is_over: bool = False
 
+    def played(self) -> Played:
+        return Played(self.case, tuple(self.turns), self.failure, self.world.difference())
+
     def take(self, generation: Generation | Failure) -> None:
         """The model's reply: run its calls, or go on to the user's next message."""
         if isinstance(generation, Failure):
@@ -165,7 +168,7 @@ def play(
     suite: Suite,
     *,
     sample: int = 0,
-    finished: Callable[[int], None] = lambda _: None,
+    finished: Callable[[Sequence[Played]], None] = lambda _: None,
 ) -> list[Played]:
     """Play so many cases side by side as the backend answers at once, the next as soon as one ends.
 
@@ -173,7 +176,7 @@ def play(
     that every prompt goes on from the one before.
 
     Args:
-        finished: told how many cases have just ended.
+        finished: told which cases have just ended.
     """
     waiting = deque(cases)
     games: list[_Game] = []
@@ -184,9 +187,9 @@ def play(
             games.append(running[-1])
         for game, reply in zip(running, backend.generate([game.request for game in running]), strict=True):
             game.take(reply)
-        finished(sum(game.is_over for game in running))
+        finished([game.played() for game in running if game.is_over])
         running = [game for game in running if not game.is_over]
-    return [Played(game.case, tuple(game.turns), game.failure, game.world.difference()) for game in games]
+    return [game.played() for game in games]
 
 
 def _encodable(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:

@@ -16,33 +16,67 @@ from eval.cases import Case, LenientRule, Suite, by_shared_beginning
 from eval.config import EvalConfig
 from eval.episodes import Played, play, score_episode
 from eval.gold import GOLD, gold_backend
+from eval.journal import ALONE, Journal, Share, weights_digest
 from eval.matching import Outcome, Score, match
-from eval.results import CaseResult, EvalResult
+from eval.results import CaseResult, EvalResult, result_stem
 from tinydispatch.formats import parse_reply
 from tinydispatch.tools import Tool
 
+# Settings that decide how fast replies come, and not which.
+_NO_PART = {"suites", "batch_size", "device", "samples", "endpoint_cache"} | {
+    f"endpoint_{name}" for name in ("concurrency", "timeout_s", "retries")
+}
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "merged/*.safetensors")
 
 
-def evaluate(backend: Backend, suite: Suite, *, model_name: str, sample: int = 0, progress: bool = True) -> EvalResult:
+def evaluate(
+    backend: Backend,
+    suite: Suite,
+    *,
+    model_name: str,
+    sample: int = 0,
+    progress: bool = True,
+    journal: Journal | None = None,
+) -> EvalResult:
     """Every case of the suite, once; the result has them in the suite's order, whatever order they were asked in.
 
     A case for which the backend has no reply is unscored: neither passed nor failed.
+
+    Args:
+        journal: keeps each result as it comes. What it knows is not asked again, and of several processes each asks
+            its share; the result of the first one has the cases of all, that of the others their own.
     """
-    with _progress(suite, f"{model_name} on {suite.name}", progress) as advance:
-        played = by_shared_beginning((case for case in suite.cases if case.episode), suite)
-        results = {
-            item.case.id: _played_result(item, suite)
-            for item in play(backend, played, suite, sample=sample, finished=advance)
-        }
-        single = by_shared_beginning((case for case in suite.cases if not case.episode), suite)
+    results: dict[str, CaseResult] = {} if journal is None else dict(journal.known)
+    share = ALONE if journal is None else journal.share
+
+    def asked(is_played: bool) -> list[Case]:
+        found = by_shared_beginning((case for case in suite.cases if bool(case.episode) is is_played), suite)
+        return [case for case in share.of(found) if case.id not in results]
+
+    played, single = asked(is_played=True), asked(is_played=False)
+    with _progress(len(played) + len(single), f"{model_name} on {suite.name}", progress) as advance:
+
+        def keep(found: Sequence[CaseResult]) -> None:
+            results.update({case.id: case for case in found})
+            if journal is not None:
+                journal.keep(found)
+            advance(len(found))
+
+        play(
+            backend,
+            played,
+            suite,
+            sample=sample,
+            finished=lambda ended: keep([_played_result(i, suite) for i in ended]),
+        )
         for start in range(0, len(single), backend.batch_size):
             batch = single[start : start + backend.batch_size]
             requests = [Request(case.messages, suite.tools_for(case), case.today, sample) for case in batch]
-            for case, reply, request in zip(batch, backend.generate(requests), requests, strict=True):
-                results[case.id] = _case_result(case, reply, request.tools, suite.lenient)
-            advance(len(batch))
-    cases = tuple(results[case.id] for case in suite.cases)
+            replies = zip(batch, backend.generate(requests), requests, strict=True)
+            keep([_case_result(case, reply, request.tools, suite.lenient) for case, reply, request in replies])
+    if journal is not None:
+        results = journal.gathered() or results
+    cases = tuple(results[case.id] for case in suite.cases if case.id in results)
     result = EvalResult(suite.name, suite.fingerprint, model_name, suite.categories, cases)
     return replace(result, lenient_rule=suite.lenient.name) if suite.lenient is not None else result
 
@@ -55,25 +89,51 @@ def evaluate_model(
     model_name: str,
     folder: Path | None = None,
     progress: bool = True,
+    share: Share = ALONE,
 ) -> list[EvalResult]:
     """Load a model once, run it on each suite, and save each result into `folder` as soon as it is there.
 
     The model named "gold" is the suites' own answers, unless there is a folder of that name.
     With `config.samples` above 1 each suite is run that many times, and each draw is a result of its own.
+    With a folder an evaluation that was killed goes on where it was: only the cases without a verdict are asked.
+
+    Args:
+        share: of several processes that evaluate one model together into `folder`; the first one saves and returns
+            the results of all, the others return none.
 
     Raises:
         BackendError: the model cannot be loaded.
     """
+    assert folder is not None or share.count == 1, "processes share their results by files"
     results = []
     size = size_on_disk(model)
     is_gold = model == GOLD and not Path(model).exists()
+    measured = {"weights": weights_digest(model), "settings": config.model_dump(mode="json", exclude=_NO_PART)}
     with gold_backend(suites) if is_gold else open_backend(model, config) as backend:
         for suite in suites:
-            for draw in range(config.samples):
-                result = evaluate(backend, suite, model_name=model_name, sample=draw, progress=progress)
-                result = replace(result, size_bytes=size, draw=draw + 1 if config.samples > 1 else None)
+            for sample in range(config.samples):
+                draw = sample + 1 if config.samples > 1 else None
+                journal = None
                 if folder is not None:
+                    stem = result_stem(suite.name, model_name, draw)
+                    journal = Journal(folder, stem, measured | {"suite": suite.fingerprint}, share)
+                    if journal.known and progress and share.number == 0:
+                        note = f"{stem}: {len(journal.known)} of {len(suite.cases)} cases are there already"
+                        Console(stderr=True).print(note, markup=False, highlight=False)
+                is_shown = progress and share.number == 0
+                try:
+                    result = evaluate(
+                        backend, suite, model_name=model_name, sample=sample, progress=is_shown, journal=journal
+                    )
+                finally:
+                    if journal is not None:
+                        journal.close()
+                if share.number:
+                    continue
+                result = replace(result, size_bytes=size, draw=draw)
+                if folder is not None and journal is not None:
                     result.save(folder)
+                    journal.remove()
                 results.append(result)
     return results
 
@@ -155,8 +215,8 @@ def _writable(text: str) -> str:
 
 
 @contextmanager
-def _progress(suite: Suite, title: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
+def _progress(count: int, title: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task = bar.add_task(title, total=len(suite.cases))
+        task = bar.add_task(title, total=count)
         yield lambda count: bar.advance(task, count)

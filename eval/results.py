@@ -134,22 +134,13 @@ class EvalResult:
                 "median_latency_s": self.median_latency_s,
                 **({"goals_reached": self.goals_reached.to_json()} if self.goals_reached is not None else {}),
             },
-            "cases": [
-                {
-                    **vars(case),
-                    "expected": list(case.expected),
-                    "outcome": case.outcome or "unscored",
-                    "transcript": list(case.transcript),
-                }
-                for case in self.cases
-            ],
+            "cases": [case_to_json(case) for case in self.cases],
         }
 
     def save(self, folder: Path) -> Path:
         """Write `<suite>-<model>.json`, or `…-draw<n>.json`, whole or not at all; return its path."""
         folder.mkdir(parents=True, exist_ok=True)
-        draw = "" if self.draw is None else f"-draw{self.draw}"
-        path = folder / f"{file_name(self.suite)}-{file_name(self.model_name)}{draw}.json"
+        path = folder / f"{result_stem(self.suite, self.model_name, self.draw)}.json"
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n"
         partial = path.with_suffix(".json.partial")
         with partial.open("w", encoding="utf-8") as file:
@@ -168,7 +159,7 @@ def load_result(path: Path) -> EvalResult:
     """
     try:
         value = json.loads(path.read_text("utf-8"))
-        cases = tuple(_case(case) for case in value["cases"])
+        cases = tuple(case_from_json(case) for case in value["cases"])
         categories = tuple(value["summary"]["categories"])
         names = value["suite"], value["suite_fingerprint"], value["model"]
         return EvalResult(
@@ -182,10 +173,26 @@ def load_result(path: Path) -> EvalResult:
         raise ResultError(f"{path}: no evaluation result: {error}") from error
 
 
-def _case(value: dict[str, Any]) -> CaseResult:
+def case_to_json(case: CaseResult) -> dict[str, Any]:
+    """A case as files hold it."""
+    return {
+        **vars(case),
+        "expected": list(case.expected),
+        "outcome": case.outcome or "unscored",
+        "transcript": list(case.transcript),
+    }
+
+
+def case_from_json(value: dict[str, Any]) -> CaseResult:
+    """What `case_to_json` wrote."""
     outcome = None if value["outcome"] == "unscored" else Outcome(value["outcome"])
     transcript = tuple(value.get("transcript", ()))
     return CaseResult(**{**value, "expected": tuple(value["expected"]), "outcome": outcome, "transcript": transcript})
+
+
+def result_stem(suite: str, model_name: str, draw: int | None) -> str:
+    """The name of a result's file without its ending."""
+    return f"{file_name(suite)}-{file_name(model_name)}{'' if draw is None else f'-draw{draw}'}"
 
 
 def file_name(name: str) -> str:

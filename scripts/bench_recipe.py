@@ -6,7 +6,8 @@
 
 Prints tokens per second, the share of the matrix rate that the device itself was measured to have, the projected time
 of ToolBench's 187,542 rows, peak memory beside its estimate, and the ratio to SFTTrainer with its defaults on the same
-conversations. Each measurement is a process of its own, so that memory is its own and one that does not fit ends alone.
+conversations. Each measurement is a process of its own, so that memory is its own and one that does not fit ends alone;
+this one imports nothing large.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts.recipe_run import Measured, Run, measure
-from training.random_checkpoint import ARCHITECTURES
-
 EPOCH_ROWS = 187_542  # toolllama_G123_dfs_train.json
 _ROWS = ("training.packing=rows", "data.max_length_tokens=2048")
 _HEADER = (
@@ -33,6 +31,40 @@ _HEADER = (
 
 def _batch(rows: int) -> tuple[str, str]:
     return f"training.global_batch_size={rows}", f"training.per_device_batch_size={rows}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is measured: a recipe's own trainer, or SFTTrainer's defaults on the conversations of that recipe."""
+
+    config: str
+    architecture: str
+    overrides: Sequence[str]
+    is_ours: bool
+    steps: int
+    trained_share: float
+    length_scale: float
+    is_full_length: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of the steps after the first. `model_flops` is what the model asks for: nothing that is computed twice or padded.
+
+    `mean_length` is that of ToolBench's conversations, whatever the length of those that were trained on.
+    `peak_bytes` is of the whole process: allocated on the GPU, or resident where there is none.
+    """
+
+    device: str
+    versions: str
+    matrix_flops: float
+    seconds: float
+    tokens: int
+    trained_tokens: int
+    model_flops: float
+    mean_length: float
+    peak_bytes: int
+    estimated_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -57,10 +89,6 @@ CASES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 1 when a measurement failed; the others are printed."""
     options = _arguments(argv)
-    if options.child is not None:
-        found = measure(Run(**json.loads(options.child)))
-        options.out.write_text(json.dumps(asdict(found)), "utf-8")
-        return 0
     cases = list(CASES)
     if options.config is not None:
         cases = [Case(options.config, options.architecture, ())]
@@ -78,14 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a recipe; without it the two for one large GPU")
-    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="shape of the random weights")
+    parser.add_argument("--architecture", help="shape of the random weights: opt-350m, qwen3-4b, …")
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps; the first is not timed")
     parser.add_argument("--only", choices=["ours", "defaults"], help="instead of both")
     parser.add_argument("--trained-share", type=float, default=0.12, help="of a conversation, from its end")
     parser.add_argument("--length-scale", type=float, default=1.0, help="of ToolBench's lengths")
     parser.add_argument("--full-length", action="store_true", help="every conversation as long as the recipe allows")
     parser.add_argument("--out", type=Path, help="also as JSON")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe")
     options = parser.parse_intermixed_args(argv)
     if (options.config is None) != (options.architecture is None):
@@ -115,7 +142,7 @@ def _in_own_process(run: Run) -> Measured | None:
     """None when it failed; it has said why."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
-        command = [sys.executable, "-m", "scripts.bench_recipe", "--child", json.dumps(asdict(run)), "--out", str(out)]
+        command = [sys.executable, "-m", "scripts.recipe_run", json.dumps(asdict(run)), str(out)]
         done = subprocess.run(command, check=False, cwd=Path(__file__).parents[1])
         if done.returncode != 0:
             print(f"{run.config} at {run.architecture}: ended with {done.returncode}", file=sys.stderr)

@@ -26,7 +26,7 @@ from scripts.training_workload import toolbench_lengths
 from training.config import RunConfig, load_run_config
 from training.flops import flops_per_token, mean_context
 from training.hub import resolve_model
-from training.memory import estimate_memory, meta_model
+from training.memory import MemoryEstimate, estimate_memory, meta_model
 from training.random_checkpoint import ARCHITECTURES, config_of
 
 # What is assumed to be made of a card's stated rate. Nothing of it has been measured.
@@ -73,6 +73,7 @@ RECIPES = (
     Recipe("qwen3-0.6b", "qwen3-0.6b", 10_110),
     Recipe("qwen3-4b-lora", "qwen3-4b", 10_110),
     Recipe("qwen3-4b-qlora", "qwen3-4b", 10_110),
+    Recipe("qwen3.5-4b-lora", "qwen3.5-4b", 10_110),
 )
 
 
@@ -85,6 +86,7 @@ class Plan:
     at_once: int
     accumulated: int
     memory_gb: float
+    is_recomputed: bool
     steps: int
     minutes: float
     overrides: tuple[str, ...]
@@ -106,42 +108,43 @@ class Plan:
 
 
 def plan(recipe: Recipe, place: Place) -> Plan | None:
-    """The recipe as it stands where it fits; else with fewer conversations at once, and then with recomputation.
+    """The recipe as it stands where it fits, else with fewer conversations at once.
+
+    Activations are kept where there is room, and computed again elsewhere, as `gradient_checkpointing: auto` decides.
 
     None where the model does not fit however small the batch.
     """
     run = load_run_config(recipe.config)
     training, wanted = run.training, run.training.global_batch_size
     sizes = [n for n in range(training.per_device_batch_size, 0, -1) if wanted % (place.processes * n) == 0]
-    for checkpointing in sorted({training.gradient_checkpointing, True}):
-        for size in sizes:
-            needed = _needed(recipe.config, recipe.architecture, size, checkpointing, min(place.processes, 2))
-            if needed > 0.9 * place.gb * 1e9:
-                continue
-            changed = {"per_device_batch_size": size, "gradient_checkpointing": checkpointing}
-            now = {key: getattr(training, key) for key in changed}
-            overrides = [f"training.{key}={str(value).lower()}" for key, value in changed.items() if value != now[key]]
-            each = _operations(recipe.config, recipe.architecture, checkpointing)
-            seconds = each * recipe.conversations / (place.processes * place.rate * SHARE)
-            return Plan(
-                recipe,
-                place,
-                size,
-                training.model_copy(update=changed).accumulation_steps(place.processes),
-                needed / 1e9,
-                math.ceil(math.ceil(recipe.conversations / wanted) * training.epochs),
-                seconds * training.epochs / 60,
-                tuple(overrides),
-            )
+    for size in sizes:
+        needed = _needed(recipe.config, recipe.architecture, size, min(place.processes, 2), place.gb)
+        if needed.total > 0.9 * place.gb * 1e9:
+            continue
+        changed = {"per_device_batch_size": size}
+        each = _operations(recipe.config, recipe.architecture, needed.is_recomputed)
+        seconds = each * recipe.conversations / (place.processes * place.rate * SHARE)
+        return Plan(
+            recipe,
+            place,
+            size,
+            training.model_copy(update=changed).accumulation_steps(place.processes),
+            needed.total / 1e9,
+            needed.is_recomputed,
+            math.ceil(math.ceil(recipe.conversations / wanted) * training.epochs),
+            seconds * training.epochs / 60,
+            () if size == training.per_device_batch_size else (f"training.per_device_batch_size={size}",),
+        )
     return None
 
 
 @lru_cache
-def _needed(config: str, architecture: str, at_once: int, checkpointing: bool, processes: int) -> int:
-    run = _in_half(config, at_once, checkpointing)
+def _needed(config: str, architecture: str, at_once: int, processes: int, gb: int) -> MemoryEstimate:
+    run = _in_half(config, f"per_device_batch_size={at_once}")
     with tempfile.TemporaryDirectory() as folder:
         config_of(architecture).save_pretrained(folder)
-        return estimate_memory(run, Path(folder), run.data.max_length_tokens, TRAINED, processes).total
+        length = run.data.max_length_tokens
+        return estimate_memory(run, Path(folder), length, TRAINED, processes, room=gb * 10**9)
 
 
 @lru_cache
@@ -149,17 +152,13 @@ def _operations(config: str, architecture: str, checkpointing: bool) -> float:
     """Of one conversation of ToolBench's mean length."""
     with tempfile.TemporaryDirectory() as folder:
         config_of(architecture).save_pretrained(folder)
-        return _each(_in_half(config, 1, checkpointing), Path(folder), TRAINED)[0]
+        run = _in_half(config, f"gradient_checkpointing={str(checkpointing).lower()}")
+        return _each(run, Path(folder), TRAINED, is_recomputed=checkpointing)[0]
 
 
-def _in_half(config: str, at_once: int, checkpointing: bool) -> RunConfig:
+def _in_half(config: str, setting: str) -> RunConfig:
     """The recipe in bf16, which takes the room that fp16 does, and needs no GPU to be asked for."""
-    settings = [
-        f"per_device_batch_size={at_once}",
-        f"gradient_checkpointing={str(checkpointing).lower()}",
-        "precision=bf16",
-    ]
-    return load_run_config(config, [f"training.{setting}" for setting in settings])
+    return load_run_config(config, [f"training.{setting}", "training.precision=bf16"])
 
 
 def time_text(minutes: float) -> str:
@@ -172,7 +171,7 @@ def time_text(minutes: float) -> str:
 def table() -> list[str]:
     """Every recipe in every place, and the commands below."""
     rates = dict.fromkeys(f"{place.card} {place.rate / 1e12:.0f}" for place in PLACES)
-    head = ["recipe", "on", "processes × at once × accumulated", "GB a card", "steps", "an epoch"]
+    head = ["recipe", "on", "processes × at once × accumulated", "GB a card", "activations", "steps", "an epoch"]
     lines = [
         f"Estimated, not measured. TFLOP/s in half precision as stated by the maker: {', '.join(rates)}; "
         f"{SHARE:.0%} of it assumed.",
@@ -190,9 +189,10 @@ def rows(recipe: Recipe) -> list[str]:
     lines = []
     for place in PLACES:
         found, on = plan(recipe, place), f"{place.name} ({place.card})"
-        cells = ["does not fit", "", "", ""]
+        cells = ["does not fit", "", "", "", ""]
         if found is not None:
-            cells = [found.batch, f"{found.memory_gb:.1f}", f"{found.steps:,}", time_text(found.minutes)]
+            activations = "computed twice" if found.is_recomputed else "kept"
+            cells = [found.batch, f"{found.memory_gb:.1f}", activations, f"{found.steps:,}", time_text(found.minutes)]
         lines.append(" ".join(f"| {cell}".rstrip() for cell in (recipe.config, on, *cells)) + " |")
     return lines
 
@@ -211,9 +211,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 directory = resolve_model(run.model)
             else:
                 config_of(options.architecture).save_pretrained(directory)
-            lines = _memory(run, directory, options.row_tokens or run.data.max_length_tokens, options.trained_share)
+            row_tokens = options.row_tokens or run.data.max_length_tokens
+            estimate = estimate_memory(run, directory, row_tokens, options.trained_share)
+            lines = _memory(run, estimate, row_tokens)
             if options.conversations is not None:
-                lines += _time(run, directory, options)
+                lines += _time(run, directory, options, estimate.is_recomputed)
     except ValueError as error:
         print(f"estimate_recipe: {error}", file=sys.stderr)
         return 2
@@ -241,18 +243,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _memory(run: RunConfig, directory: Path, row_tokens: int, trained_share: float) -> list[str]:
-    estimate = estimate_memory(run, directory, row_tokens, trained_share)
+def _memory(run: RunConfig, estimate: MemoryEstimate, row_tokens: int) -> list[str]:
     lines = []
-    for field in fields(estimate):
+    for field in fields(estimate)[:-1]:
         value = getattr(estimate, field.name)
         lines.append(f"{field.name:<12}{'not known' if value is None else f'{value / 1e9:8.1f} GB'}")
     rows = run.training.per_device_batch_size
     total = f"{'together':<12}{estimate.total / 1e9:8.1f} GB, with {rows} x {row_tokens} tokens at once (an estimate)"
+    if estimate.is_recomputed:
+        total += ", activations computed twice"
     return [*lines, total]
 
 
-def _each(run: RunConfig, directory: Path, trained_share: float) -> tuple[float, float]:
+def _each(run: RunConfig, directory: Path, trained_share: float, *, is_recomputed: bool) -> tuple[float, float]:
     """Operations and tokens of a conversation, on average over ToolBench's lengths."""
     lengths = toolbench_lengths(10_000, longest=run.data.max_length_tokens)
     mean = sum(lengths) / len(lengths)
@@ -261,13 +264,13 @@ def _each(run: RunConfig, directory: Path, trained_share: float) -> tuple[float,
         run.training.method,
         trained_share=trained_share,
         context=mean_context(lengths),
-        is_recomputed=run.training.gradient_checkpointing,
+        is_recomputed=is_recomputed,
     )
     return each * mean, mean
 
 
-def _time(run: RunConfig, directory: Path, options: argparse.Namespace) -> list[str]:
-    each, mean = _each(run, directory, options.trained_share)
+def _time(run: RunConfig, directory: Path, options: argparse.Namespace, is_recomputed: bool) -> list[str]:
+    each, mean = _each(run, directory, options.trained_share, is_recomputed=is_recomputed)
     total = each * options.conversations * run.training.epochs
     minutes = total / options.tflops / 1e12 / 60
     count = f"{options.conversations:,} conversations of {mean:,.0f} tokens"

@@ -6,6 +6,7 @@ python -m scripts.evaluate model.gguf --suite path/to/own-suite eval.max_new_tok
 python -m scripts.evaluate http://localhost:8080/v1#qwen3 eval.endpoint_concurrency=8      any OpenAI-compatible server
 python -m scripts.evaluate model.gguf --fail-under core=0.9                                for continuous integration
 python -m scripts.evaluate model.gguf --no-worse-than runs/champion                        the same, against a model
+accelerate launch -m scripts.evaluate --config opt350m.yaml eval.constrained=false         each GPU its share
 python -m scripts.evaluate --config opt350m.yaml --suite toolbench --max-per-category 100  the run's held-out groups
 python -m scripts.evaluate model.gguf --suite bfcl --max-per-category 50                   Berkeley's leaderboard
 python -m scripts.evaluate gold --suite path/to/own-suite                                  can every case be passed?
@@ -30,6 +31,7 @@ from eval.backends import BackendError, is_endpoint
 from eval.cases import Suite, SuiteError
 from eval.config import EvalConfig
 from eval.evaluate import evaluate_model
+from eval.journal import Share
 from eval.page import PAGE_NAME, write_page
 from eval.report import label, print_report
 from eval.results import EvalResult, ResultError
@@ -117,16 +119,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     floors = parse_floors(arguments.fail_under, [suite.name for suite in suites])
     best = arguments.no_worse_than
     champion = Champion.load(best, suites, list(models)) if best is not None else None
-    console = Console()
+    share = Share.of_this_process()
+    if share.count > 1 and folder is None:
+        raise UsageError("several processes share their results by files: give --out, or --config of a run")
+    console = Console(quiet=share.number > 0)
     for suite in suites:
         for note in suite.notes:
             console.print(f"suite {suite.name}: {note}", markup=False, highlight=False)
     results: list[EvalResult] = []
     for name, model in models.items():
         try:
-            results += evaluate_model(model, suites, config, model_name=name, folder=folder)
+            results += evaluate_model(model, suites, config, model_name=name, folder=folder, share=share)
         except BackendError as error:
             failed.append(f"{name}: {error}")
+    if share.number:
+        return _EXIT_INCOMPLETE if failed else _EXIT_OK
     print_report(results, console, show_outcomes=True, show_failures=arguments.failures)
     for line in failed:
         print(f"evaluate: not evaluated: {line}", file=sys.stderr)

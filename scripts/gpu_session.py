@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.estimate_recipe import PLACES, RECIPES, plan
+from scripts.estimate_recipe import PLACES, RECIPES, Recipe, plan
 from scripts.recipe_run import device_name, random_model
 from training.config import Precision, load_run_config
 from training.errors import PackingError
@@ -43,9 +43,10 @@ class Part:
 
 def parts(out: Path, *, is_dry: bool) -> list[Part]:
     """In the order of what is missing most: 12 minutes together."""
-    found = []
-    for recipe in (recipe for recipe in RECIPES if recipe.config in _MEASURED):
-        shape = _TINY[recipe.architecture] if is_dry else recipe.architecture
+    checked = [name for recipe in _recipes() for name in (recipe.config, _shape(recipe, is_dry=is_dry))]
+    found = [Part("the packings' own checks", ("scripts.gpu_session", "--check", *checked), 120)]
+    for recipe in _recipes():
+        shape = _shape(recipe, is_dry=is_dry)
         tiny = ("--length-scale", "0.05", "data.max_length_tokens=256", "training.precision=fp32") if is_dry else ()
         steps = "2" if is_dry else "12"
         bench = ("scripts.bench_recipe", "--config", f"{recipe.config}.yaml", "--architecture", shape)
@@ -54,7 +55,6 @@ def parts(out: Path, *, is_dry: bool) -> list[Part]:
         at_once = load_run_config(recipe.config).training.per_device_batch_size
         one = (f"training.global_batch_size={at_once}",)
         found += [
-            Part(f"{shape}: checks", ("scripts.gpu_session", "--check", recipe.config, shape), 60),
             Part(f"{shape}: speed, beside SFTTrainer", (*bench, "--steps", steps, "--out", kept, *one, *tiny), 210),
             Part(
                 f"{shape}: peak memory at full length; {_expected(recipe.config)}",
@@ -62,7 +62,15 @@ def parts(out: Path, *, is_dry: bool) -> list[Part]:
                 90,
             ),
         ]
-    return sorted(found, key=lambda part: part.limit_s != 60)  # the checks first: they take seconds
+    return found
+
+
+def _recipes() -> list[Recipe]:
+    return [recipe for recipe in RECIPES if recipe.config in _MEASURED]
+
+
+def _shape(recipe: Recipe, *, is_dry: bool) -> str:
+    return _TINY[recipe.architecture] if is_dry else recipe.architecture
 
 
 def _expected(config: str) -> str:
@@ -77,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu_session"), help="folder for figures and output")
     parser.add_argument("--minutes", type=float, default=12, help="of all parts; a dry run may take five times as long")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes, a few steps")
-    parser.add_argument("--check", nargs=2, metavar=("CONFIG", "ARCHITECTURE"), help=argparse.SUPPRESS)
+    parser.add_argument("--check", nargs="+", metavar="CONFIG ARCHITECTURE", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.check is not None:
-        return _check(*options.check)
+        pairs = zip(options.check[::2], options.check[1::2], strict=True)
+        return max([_check(config, architecture) for config, architecture in pairs])
     options.out.mkdir(parents=True, exist_ok=True)
     patience = 5 if options.dry_run else 1  # a CPU of two cores starts Python for half a minute
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the clean-up of what runs

@@ -1,15 +1,16 @@
-"""One measurement of `scripts.bench_recipe`, in a process of its own."""
+"""One measurement of `scripts.bench_recipe`, in a process of its own: `scripts.recipe_run RUN OUT`, both JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import resource
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,50 +20,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
+from scripts.bench_recipe import Measured, Run
 from scripts.training_workload import StepClock, any_tokenizer, conversations, toolbench_lengths
 from training.config import Packing, RunConfig, load_run_config
 from training.flops import flops_per_token, mean_context
 from training.hardware import has_accelerator, multiplies_bf16
 from training.head import trained_tokens_only
-from training.memory import estimate_memory
+from training.memory import MemoryEstimate, estimate_memory
 from training.model import TORCH_DTYPES
 from training.options import to_lora_config
 from training.random_checkpoint import config_of
 from training.sft import make_trainer
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is measured: a recipe's own trainer, or SFTTrainer's defaults on the conversations of that recipe."""
-
-    config: str
-    architecture: str
-    overrides: Sequence[str]
-    is_ours: bool
-    steps: int
-    trained_share: float
-    length_scale: float
-    is_full_length: bool
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Of the steps after the first. `model_flops` is what the model asks for: nothing that is computed twice or padded.
-
-    `mean_length` is that of ToolBench's conversations, whatever the length of those that were trained on.
-    `peak_bytes` is of the whole process: allocated on the GPU, or resident where there is none.
-    """
-
-    device: str
-    versions: str
-    matrix_flops: float
-    seconds: float
-    tokens: int
-    trained_tokens: int
-    model_flops: float
-    mean_length: float
-    peak_bytes: int
-    estimated_bytes: int | None
 
 
 def measure(run: Run) -> Measured:
@@ -79,13 +47,16 @@ def measure(run: Run) -> Measured:
         clock = StepClock()
         clock.watch(model)
         flops = _flops_per_token(model, recipe, rows)
+        estimate = _estimate(run, recipe, rows, Path(folder)) if run.is_ours else None
+        if estimate is not None:
+            changed = {"gradient_checkpointing": estimate.is_recomputed}
+            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
         make = _ours if run.is_ours else _defaults
         trainer = make(run, recipe, model, tokenizer, rows, Path(folder) / "out")
         trainer.add_callback(clock)
         scoring = trained_tokens_only() if run.is_ours else contextlib.nullcontext()
         with scoring, contextlib.redirect_stdout(None):
             trainer.train()
-        estimate = _estimate(run, recipe, rows, Path(folder)) if run.is_ours else None
     assert clock.timing is not None
     lengths = toolbench_lengths(10_000, longest=recipe.data.max_length_tokens)
     return Measured(
@@ -98,7 +69,7 @@ def measure(run: Run) -> Measured:
         model_flops=flops * clock.timing.tokens,
         mean_length=sum(lengths) / len(lengths),
         peak_bytes=peak_memory(),
-        estimated_bytes=estimate,
+        estimated_bytes=None if estimate is None else estimate.total,
     )
 
 
@@ -213,9 +184,25 @@ def device_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _estimate(run: Run, recipe: RunConfig, rows: Dataset, folder: Path) -> int:
+def _estimate(run: Run, recipe: RunConfig, rows: Dataset, folder: Path) -> MemoryEstimate:
     directory = folder / "config"
     config_of(run.architecture).save_pretrained(directory)
     longest = max(len(ids) for ids in rows["input_ids"])
     row_tokens = recipe.data.max_length_tokens if recipe.training.packing is Packing.ROWS else longest
-    return estimate_memory(recipe, directory, row_tokens, run.trained_share).total
+    return estimate_memory(recipe, directory, row_tokens, run.trained_share)
+
+
+def main() -> int:
+    """Returns 0, or 2 when there is no such recipe, setting or architecture."""
+    run, out = Run(**json.loads(sys.argv[1])), Path(sys.argv[2])
+    try:
+        found = measure(run)
+    except ValueError as error:
+        print(f"{run.config} at {run.architecture}: {error}", file=sys.stderr)
+        return 2
+    out.write_text(json.dumps(asdict(found)), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -182,7 +182,7 @@ class TrainingConfig(Section):
     optimizer: OptimizerName = OptimizerName.ADAMW
     precision: Precision = Precision.AUTO
     packing: Packing = Packing.AUTO
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: where a step would not fit into memory otherwise
     require_gguf: bool = True  # refuse a model that could not be exported at the end
     save_steps: int = Field(default=500, ge=1)
     keep_last_n: int = Field(default=2, ge=1)

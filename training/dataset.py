@@ -40,7 +40,8 @@ class EncodedData:
     """What the trainer reads, with what was left out and why.
 
     `dataset` has the columns input_ids and labels. `rejected` counts conversations by reason: too_long,
-    nothing_trained, prompt_mismatch.
+    nothing_trained, prompt_mismatch, and unwritable_call: a trained call that the template writes as elements, with a
+    text that would end one of them.
     """
 
     dataset: Dataset
@@ -118,10 +119,14 @@ def encode_part(
 ) -> tuple[pa.RecordBatch, EncodeCounts]:
     """Some conversations in the columns of `EncodedData.dataset`; what is too long is left out, and never cut."""
     counts = EncodeCounts()
+    has_elements = formats.PARAMETER_START in str(tokenizer.chat_template)
     sequences: list[np.ndarray] = []  # int32, because a Python int takes nine times the room: 200k rows would not fit
     labels: list[np.ndarray] = []
     for conversation in conversations:
         counts.seen += 1
+        if has_elements and not _is_writable(conversation):
+            counts.rejected["unwritable_call"] += 1
+            continue
         try:
             examples = encode_conversation(conversation, tokenizer)
         except PromptMismatchError as error:
@@ -138,6 +143,17 @@ def encode_part(
             counts.tokens += sum(len(example.input_ids) for example in examples)
             counts.trained_tokens += sum(sum(example.is_trained) for example in examples)
     return pa.record_batch([_lists(sequences), _lists(labels)], schema=FEATURES.arrow_schema), counts
+
+
+def _is_writable(conversation: Conversation) -> bool:
+    """Whether elements can hold every trained call: the form has no escape, so a text must not end one."""
+    try:
+        for message in conversation.messages:
+            if message.is_trained:
+                formats.render_xml_calls(message.tool_calls)
+    except ValueError:
+        return False
+    return True
 
 
 def _lists(rows: Sequence[np.ndarray]) -> pa.Array:

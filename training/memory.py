@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ _BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 _NF4_BYTES = 0.516  # half a byte, and 8-bit scales for blocks of 64 with scales of their own for 256 of them
 _PROBE_TOKENS = 512
 # TRL computes the loss in tiles of at most so many tokens and columns, with about four copies in fp32.
+_USABLE = 0.9  # of the memory; fragments and kernels' own room take the rest
 _TILE_TOKENS, _TILE_COLUMNS, _TILE_BYTES = 4096, 32_768, 16
 
 
@@ -29,7 +30,7 @@ _TILE_TOKENS, _TILE_COLUMNS, _TILE_BYTES = 4096, 32_768, 16
 class MemoryEstimate:
     """Bytes on one device. `activations` is None where the model could not be traced without its weights.
 
-    `buckets`: the copy of the gradients that replicas send each other.
+    `buckets`: the copy of the gradients that replicas send each other. `is_recomputed`: with gradient checkpointing.
     """
 
     weights: int
@@ -38,6 +39,7 @@ class MemoryEstimate:
     optimizer: int
     activations: int | None
     loss: int
+    is_recomputed: bool = False
 
     @property
     def counted(self) -> int:
@@ -56,14 +58,23 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    run: RunConfig, directory: Path, row_tokens: int, trained_share: float, processes: int | None = None
+    run: RunConfig,
+    directory: Path,
+    row_tokens: int,
+    trained_share: float,
+    processes: int | None = None,
+    room: int | None = None,
 ) -> MemoryEstimate:
     """Count and trace the model on torch's meta device, which holds shapes and no data.
+
+    Under `gradient_checkpointing: auto` the estimate is of the choice that a run makes: activations are kept where all
+    of it takes nine tenths of the device's memory at most, and are computed again otherwise, or where they are unknown.
 
     Args:
         row_tokens: length of the longest row of a batch.
         trained_share: of all tokens, those that carry loss.
         processes: that train together; None: as many as the launcher has started.
+        room: bytes of the device; None: of the one at hand.
     """
     processes = n_processes() if processes is None else processes
     training = run.training
@@ -80,14 +91,21 @@ def estimate_memory(
     tokens = row_tokens * training.per_device_batch_size
     scored = min(int(tokens * trained_share) + 1, _TILE_TOKENS)
     vocabulary, width = model.get_input_embeddings().weight.shape
-    return MemoryEstimate(
+    # The head's gradient is summed up over the tiles in fp32; a frozen head has none.
+    head = 4 * vocabulary * width if model.get_output_embeddings().weight.requires_grad else 0
+    asked = training.gradient_checkpointing
+    kept, recomputed = _activations(run, model, tokens, precision)
+    estimate = MemoryEstimate(
         weights=(_weights(model, training.method, weight_bytes, precision)) // shards,
         gradients=n_trainable * trainable_bytes // shards,
         buckets=n_trainable * trainable_bytes if processes > 1 and not is_sharded() else 0,
         optimizer=_optimizer_values(model, training.optimizer, n_trainable) * trainable_bytes // shards,
-        activations=_activations(run, model, tokens, precision),
-        loss=scored * min(vocabulary, _TILE_COLUMNS) * _TILE_BYTES + 4 * vocabulary * width,
+        activations=kept,
+        loss=scored * min(vocabulary, _TILE_COLUMNS) * _TILE_BYTES + head,
     )
+    if asked == "auto":
+        asked = kept is None or estimate.total > _USABLE * (device_memory()[0] if room is None else room)
+    return replace(estimate, activations=recomputed, is_recomputed=True) if asked else estimate
 
 
 def device_memory() -> tuple[int, int]:
@@ -171,22 +189,24 @@ def _attend(
 AttentionInterface.register("meta_only", _attend)
 
 
-def _activations(run: RunConfig, model: Any, tokens: int, precision: Precision) -> int | None:
-    """Bytes that autograd keeps of one forward pass over `tokens` tokens; None where tracing fails."""
+def _activations(run: RunConfig, model: Any, tokens: int, precision: Precision) -> tuple[int, int] | tuple[None, None]:
+    """Bytes that autograd keeps of one forward pass over `tokens` tokens: of everything, and with recomputation.
+
+    None where tracing fails.
+    """
     config = model.config.get_text_config()
     length = min(_PROBE_TOKENS, tokens, getattr(config, "max_position_embeddings", None) or _PROBE_TOKENS)
     try:
         model.set_attn_implementation("meta_only")
         kept = _kept_bytes(model, length) * tokens // length
     except (RuntimeError, ValueError, NotImplementedError, TypeError):  # a layer that needs values, not shapes
-        return None
+        return None, None
     # Traced in fp32. Autocast leaves norms and the residual stream in the weights' format, about half of it all.
     is_half = precision is not Precision.FP32
     share = (0.5 if run.model.dtype is not Dtype.FLOAT32 else 0.75) if is_half else 1.0
-    if run.training.gradient_checkpointing:
-        layers = int(config.num_hidden_layers)
-        kept = kept // layers + layers * tokens * int(config.hidden_size) * 4  # one layer, and every layer's input
-    return int(kept * share)
+    layers = int(config.num_hidden_layers)
+    recomputed = kept // layers + layers * tokens * int(config.hidden_size) * 4  # one layer, and every layer's input
+    return int(kept * share), int(recomputed * share)
 
 
 def _kept_bytes(model: Any, length: int) -> int:

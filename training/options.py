@@ -51,7 +51,7 @@ def _sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str], prec
         fp16=precision is Precision.FP16,
         use_cpu=not has_accelerator(),
         dataloader_pin_memory=has_accelerator(),
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=training.gradient_checkpointing is not False,  # `auto` where nobody has decided it yet
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=None,  # the trainer drops older checkpoints itself, once a new one is whole

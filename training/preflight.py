@@ -52,8 +52,8 @@ def preflight(
     data: EncodedData,
     heldout: EncodedData | None,
     answered: Sequence[Check],
-) -> list[Check]:
-    """Every check, in the table's order.
+) -> tuple[RunConfig, list[Check]]:
+    """The run with `gradient_checkpointing` decided, and every check, in the table's order.
 
     Args:
         directory: the model to start from.
@@ -68,13 +68,15 @@ def preflight(
         share = min(1.0, share / (1 - sharing.saved))
     memory = estimate_memory(run, directory, row_tokens, share)
     weights = AutoConfig.from_pretrained(directory, local_files_only=True)
-    return [
+    changed = {"gradient_checkpointing": memory.is_recomputed}
+    decided = run.model_copy(update={"training": run.training.model_copy(update=changed)})
+    return decided, [
         *answered,
         *_tokens(tokenizer, last_labels),
         _length(weights, lengths),
         _share(data.trained_tokens, data.tokens),
         packing,
-        _memory(memory),
+        _memory(memory, run),
         _disk(memory, run),
         _learning_rate(run, memory),
         _schedule(run, data),
@@ -150,17 +152,22 @@ def _packing(run: RunConfig, dataset: Dataset) -> tuple[Check, Sharing | None]:
     return found, sharing
 
 
-def _memory(memory: MemoryEstimate) -> Check:
+def _memory(memory: MemoryEstimate, run: RunConfig) -> Check:
     total, free = device_memory()
     gradients = _gb(memory.gradients + memory.buckets)
     parts = f"weights {_gb(memory.weights)}, gradients {gradients}, optimizer {_gb(memory.optimizer)}"
     step = "a step not estimated" if memory.activations is None else f"a step about {_gb(memory.activations)}"
     text = f"{parts}, {step}, loss up to {_gb(memory.loss)}: about {_gb(memory.total)} of {_gb(free)} free"
+    if run.training.gradient_checkpointing == "auto":
+        text += (
+            f"; activations are {'computed twice' if memory.is_recomputed else 'kept'} (gradient_checkpointing: auto)"
+        )
     if memory.counted > total:
         advice = "take method lora or qlora, a smaller model, or spread it (configs/accelerate/fsdp2.yaml)"
         return Check("memory", Verdict.FAIL, f"{text}. Without any batch it exceeds all {_gb(total)}: {advice}")
     if memory.total > free:
-        advice = "training.per_device_batch_size down, training.gradient_checkpointing=true"
+        advice = "training.per_device_batch_size down"
+        advice += "" if memory.is_recomputed else ", training.gradient_checkpointing=true"
         return Check("memory", Verdict.WARN, f"{text}. It may not fit: {advice}")
     return Check("memory", Verdict.WARN if memory.activations is None else Verdict.OK, text)
 

@@ -180,8 +180,7 @@ def make_checkpoint(name: str, directory: Path, *, dtype: torch.dtype = torch.fl
     Raises:
         ValueError: no such architecture, or the directory exists and is not empty.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"no architecture '{name}'; there are: {', '.join(ARCHITECTURES)}")
+    config_of(name)
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty; name a new directory")
     directory.mkdir(parents=True, exist_ok=True)
@@ -207,7 +206,13 @@ def make_checkpoint(name: str, directory: Path, *, dtype: torch.dtype = torch.fl
 
 
 def config_of(name: str) -> PreTrainedConfig:
-    """The configuration of an architecture, without weights."""
+    """The configuration of an architecture, without weights.
+
+    Raises:
+        ValueError: no such architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"no architecture '{name}'; there are: {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     return _opt_config(architecture) if architecture.family == "opt" else _qwen3_config(architecture)
 

@@ -96,9 +96,11 @@ def train(
     data = _encoded(train_path, tokenizer, run, run_dir)
     heldout = _heldout(heldout_path, tokenizer, run, run_dir)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    report(preflight(run, directory, tokenizer, data, heldout, answered), Console(stderr=True, quiet=not is_main))
+    asked = run
+    run, checks = preflight(run, directory, tokenizer, data, heldout, answered)
+    report(checks, Console(stderr=True, quiet=not is_main))
     checkpoints = run_dir / "checkpoints"
-    inputs = training_inputs(run, train_path, formats.template_hash(str(tokenizer.chat_template)))
+    inputs = training_inputs(asked, train_path, formats.template_hash(str(tokenizer.chat_template)))
     is_continued = not restart and is_unfinished(checkpoints, inputs)
     with tracking(run.tracking, run_dir, is_continued=is_continued) as report_to:
         trainer = _trainer(run, directory, tokenizer, data, checkpoints, report_to)

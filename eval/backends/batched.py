@@ -13,6 +13,8 @@ from tinydispatch.prefix_cache import shared_prefix
 
 # Below this many ids, the bookkeeping costs more than computing them for each prompt.
 _WORTH_SHARING = 32
+# A finished row computes at most so many tokens more; a GPU that is waited for at each token idles longer than that.
+_LOOK_EVERY = 8
 
 
 class BatchedGreedy:
@@ -26,10 +28,13 @@ class BatchedGreedy:
     Args:
         end_ids: any of these ends a reply.
         pad_id: stands where nothing is to be read.
+        look_every: tokens between two looks at what the device has chosen, each of which waits for it; None looks at
+            every one on a CPU, where nothing is waited for, and rarely on a GPU.
     """
 
-    def __init__(self, model: Any, end_ids: frozenset[int], pad_id: int) -> None:
+    def __init__(self, model: Any, end_ids: frozenset[int], pad_id: int, look_every: int | None = None) -> None:
         self._model, self._pad_id = model, pad_id
+        self._look_every = look_every or (1 if model.device.type == "cpu" else _LOOK_EVERY)
         self._ends = end_ids
         self._held_ids: list[int] = []
         self._held = DynamicCache(config=model.config)
@@ -52,14 +57,20 @@ class BatchedGreedy:
         ids, mask_BT = rest_BT.to(self._model.device), mask_BT.to(self._model.device)
         replies: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
+        unseen: list[torch.Tensor] = []
         for end in range(length, length + limit):
             chosen_B = self._step(ids, mask_BT[:, :end], cache)
-            # One look at the device for each token: what was chosen says on the host whether a reply is over.
-            chosen = chosen_B.tolist()
-            for row, token in zip(rows, chosen, strict=True):
-                replies[row].append(token)
-            is_over = [token in self._ends for token in chosen]
-            for row in [row for row in reversed(range(len(rows))) if is_over[row]]:
+            ids = chosen_B[:, None]
+            unseen.append(chosen_B)
+            if len(unseen) < self._look_every and end + 1 < length + limit:
+                continue
+            # What was chosen says on the host whether a reply is over; what a finished row went on to say is left out.
+            for chosen in torch.stack(unseen).tolist():
+                for row, token in zip(rows, chosen, strict=True):
+                    if not self._is_over(replies[row]):
+                        replies[row].append(token)
+            unseen.clear()
+            for row in [row for row in reversed(range(len(rows))) if self._is_over(replies[rows[row]])]:
                 # The last row takes the place of the finished one.
                 rows[row], mask_BT[row], chosen_B[row] = rows[-1], mask_BT[len(rows) - 1], chosen_B[len(rows) - 1]
                 for layer in cache.layers:
@@ -69,6 +80,9 @@ class BatchedGreedy:
                 break
             ids, mask_BT = chosen_B[: len(rows), None], mask_BT[: len(rows)]
         return replies
+
+    def _is_over(self, reply: Sequence[int]) -> bool:
+        return bool(reply) and reply[-1] in self._ends
 
     def _step(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
         """The most likely id after each row of `ids_BT`, which `cache` has not seen yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # It is handed several batches' worth of requests, among which it puts those of like length together.
 _BATCHES_AT_ONCE = 4
+_CPU_BATCH, _MOST_AT_ONCE = 8, 256
 
 
 class CheckpointBackend(ClosesOnExit):
@@ -31,7 +33,7 @@ class CheckpointBackend(ClosesOnExit):
     Prompts are rendered by `formats.render_prompt`, as the engine for GGUF files does, so both read the same text.
 
     Args:
-        batch_size: how many prompts are computed together.
+        batch_size: how many prompts are computed together; halved where memory does not hold them.
         is_plain: the library's own decoding, for comparison; it is also what models get that keep recurrent states.
         is_constrained: replies follow the tools' schemas, decoded one by one by the product's engine; models that keep
             recurrent states are decoded freely all the same, and a warning says so.
@@ -91,7 +93,7 @@ class CheckpointBackend(ClosesOnExit):
             loaded,
             tokenizer,
             max_new_tokens=config.max_new_tokens,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size or _batch_size(loaded, config.n_ctx),
             is_plain=is_plain,
             is_constrained=config.constrained and not is_plain,
             n_ctx=config.n_ctx,
@@ -200,6 +202,36 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in candidates if token is not None)
 
 
+def _batch_size(model: Any, positions: int) -> int:
+    if model.device.type != "cuda":
+        return _CPU_BATCH
+    free, _ = torch.cuda.mem_get_info(model.device)
+    found = batch_that_fits(model.config.get_text_config(), model.dtype.itemsize, positions, free)
+    logger.info("%d prompts at once in %.1f GB of free memory", found, free / 1e9)
+    return found
+
+
+def batch_that_fits(config: Any, value_bytes: int, positions: int, free_bytes: int) -> int:
+    """Prompts that are decoded at once in nine tenths of the memory, at least 1 and at most 256.
+
+    Counted for each: keys and values of all layers, one layer's states of the prompt, its mask, and logits in fp32.
+    More than that is found out by trying: a batch that does not fit is halved.
+
+    Args:
+        config: of the text model.
+        value_bytes: of one number of the model's format.
+        positions: of prompt and reply together, at most.
+    """
+    positions = min(positions, getattr(config, "max_position_embeddings", None) or positions)
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    cached = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * config.hidden_size
+    layer = 3 * inner + 6 * config.hidden_size
+    each = positions * (cached + layer) * value_bytes + positions * positions * value_bytes + 8 * config.vocab_size
+    return max(1, min(_MOST_AT_ONCE, int(0.9 * free_bytes) // each))
+
+
 def _resolve(model: str | Path) -> str:
     """A directory's place of weights (a run's checkpoint may hold them under merged/), or the hub id as it is."""
     folder = Path(model).expanduser()
@@ -213,7 +245,8 @@ def _resolve(model: str | Path) -> str:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Of several processes, as many as the launcher started, each takes the GPU of its number.
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     try:
         return torch.device(name)
     except RuntimeError as error:

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from eval.backends import BackendError, Failure, Generation, Request, open_backend
-from eval.backends.checkpoint import CheckpointBackend
+from eval.backends.batched import BatchedGreedy
+from eval.backends.checkpoint import CheckpointBackend, batch_that_fits
 from eval.backends.gguf import GgufBackend
 from eval.config import EvalConfig
 from tests.fixtures_gguf import PlaybackRuntime
@@ -198,3 +199,28 @@ def test_the_gguf_backend_reports_cut_off_replies_and_prompts_without_room() -> 
     full = GgufBackend(PlaybackRuntime("x", n_ctx=10), max_new_tokens=3).generate([ask("Oslo?")])[0]
     assert isinstance(full, Failure)
     assert "does not fit the context of 10" in full.reason
+
+
+@pytest.mark.parametrize("look_every", [2, 5, 24, 100])
+def test_looking_rarely_at_the_device_changes_no_reply(random_model: Any, look_every: int) -> None:
+    backend = backend_of(random_model, 7)
+    prompts = [ids for ids in (backend._encode(ask(text)) for text in SAID) if isinstance(ids, list)]
+
+    def replies(every: int) -> list[list[int]]:
+        with torch.inference_mode():
+            return BatchedGreedy(random_model, backend._end_ids, 0, every).replies(prompts, 24)
+
+    assert replies(look_every) == replies(1)
+
+
+def test_a_batch_is_as_large_as_memory_holds() -> None:
+    qwen = Qwen3Config(vocab_size=151_936, hidden_size=2560, num_hidden_layers=36, num_attention_heads=32,
+                       num_key_value_heads=8, head_dim=128, intermediate_size=9728)  # fmt: skip
+    fitting = [batch_that_fits(qwen, 2, 4096, free) for free in (2 * 10**9, 8 * 10**9, 70 * 10**9, 10**12)]
+    # Keys and values of 4,096 positions in 36 layers are 604 MB.
+    assert fitting[0] == 1
+    assert 6 <= fitting[1] <= 8 * 10**9 // 604_000_000
+    assert 60 <= fitting[2] <= 70 * 10**9 // 604_000_000
+    assert fitting[3] == 256
+    small = OPTConfig(**SHAPE)
+    assert batch_that_fits(small, 4, 10**6, 10**9) == batch_that_fits(small, 4, 512, 10**9) > 1, "the model's positions"

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ from export.config import ExportConfig, Quantization, Tolerance
 from export.errors import ExportError, UnsupportedArchitectureError, VerificationError
 from export.export import export_gguf, sha256_of
 from export.prompts import TOKENIZER_TEXTS
-from export.verify import tokenizer_mismatches
+from export.verify import Reference, compare_logits, tokenizer_mismatches
 from export.vocabulary import load_tokenizer
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_models import make_tiny_qwen3
@@ -204,8 +206,8 @@ def test_weights_that_16_bits_cannot_hold_are_refused(
 def test_a_file_outside_its_tolerance_is_removed_and_the_old_one_stays(checkpoint: Path, tmp_path: Path) -> None:
     old = tmp_path / "tiny-f16.gguf"
     old.write_bytes(b"the previous export")
-    strict = Tolerance(max_logit_difference=1e-9, max_mean_kl=1.0, min_top1_agreement=0.0)
-    with pytest.raises(VerificationError, match=r"a logit differs by .* \(allowed 1e-09\).*export\.f16"):
+    strict = Tolerance(max_difference=1e-9, max_mean_kl=1.0, min_top1_agreement=0.0)
+    with pytest.raises(VerificationError, match=r"a logit differs by .* \(allowed 1e-09 of it\).*export\.f16"):
         export_gguf(checkpoint, tmp_path, "tiny", _F16_ONLY.model_copy(update={"f16": strict}))
     assert old.read_bytes() == b"the previous export"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-f16.gguf"]
@@ -223,6 +225,44 @@ def test_a_tokenizer_that_llama_cpp_reads_otherwise_fails_the_export(
 def test_a_logit_that_is_no_number_is_outside_every_tolerance() -> None:
     broken = replace(tiny_export().files[0].verification, max_difference=float("nan"), mean_kl=float("nan"))
     assert len(broken.excesses(ExportConfig().f16)) == 2
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_how_wide_logits_lie_decides_what_a_difference_means(scale: float) -> None:
+    measured = replace(tiny_export().files[0].verification, max_difference=0.4 * scale, logit_std=scale)
+    limits = ExportConfig().f16
+    assert not [line for line in measured.excesses(limits) if "a logit differs" in line]
+    beyond = replace(measured, max_difference=0.6 * scale).excesses(limits)
+    assert [line for line in beyond if "a logit differs" in line]
+
+
+class _ManyLogits:
+    """A model of 152,000 tokens that gives the same logits everywhere, which take no memory of their own."""
+
+    row = np.random.default_rng(0).normal(size=152_000).astype(np.float32)
+
+    def __init__(self) -> None:
+        self.at_once: list[int] = []
+
+    def truncate(self, n_positions: int) -> None:
+        assert n_positions == 0
+
+    def decode_all(self, ids: Sequence[int]) -> np.ndarray:
+        self.at_once.append(len(ids))
+        return np.broadcast_to(self.row, (len(ids), len(self.row)))
+
+
+@pytest.mark.slow
+def test_2048_positions_of_152000_logits_are_compared_in_little_memory() -> None:
+    model = _ManyLogits()
+    reference = Reference(tuple(range(2048)), np.broadcast_to(model.row, (2048, len(model.row))))
+    tracemalloc.start()
+    found = compare_logits(model, [reference])  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.n_positions, found.max_difference, found.top1_agreement) == (2048, 0.0, 1.0)
+    assert peak < 200e6, "the logits of all positions are 1.2 GB"
+    assert (sum(model.at_once), max(model.at_once)) == (2048, 256)
 
 
 def test_prompts_without_any_token_are_refused(checkpoint: Path, tmp_path: Path) -> None:

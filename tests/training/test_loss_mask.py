@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from importlib import resources
 
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -166,6 +168,14 @@ def test_a_conversation_that_is_too_long_is_left_out_as_a_whole(opt_tokenizer: P
     assert data.trained_tokens == sum(label != IGNORED for label in data.dataset["labels"][0])
     with pytest.raises(TrainingDataError, match=r"1 too_long \(data.max_length_tokens is"):
         build_dataset([short], opt_tokenizer, length - 1)
+
+
+def test_a_call_that_elements_cannot_hold_is_left_out_under_its_name(qwen_tokenizer: PreTrainedTokenizerBase) -> None:
+    elements = copy.deepcopy(qwen_tokenizer)
+    elements.chat_template = resources.files("trl").joinpath("chat_templates/qwen3_5_nothink.jinja").read_text("utf-8")
+    talks = [simple_conversation("Oslo"), simple_conversation("<p>\n</parameter>\nOslo")]
+    assert build_dataset(talks, elements, 2048).rejected == {"unwritable_call": 1}
+    assert not build_dataset(talks, qwen_tokenizer, 2048).rejected, "JSON has an escape"
 
 
 def test_the_data_stages_count_is_the_length_of_the_sequence(

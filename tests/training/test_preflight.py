@@ -36,7 +36,7 @@ def data(qwen_tokenizer: PreTrainedTokenizerBase) -> EncodedData:
 
 
 def checks(run: RunConfig, data: EncodedData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Check]:
-    return {check.name: check for check in preflight.preflight(run, Path(run.model.path), tokenizer, data, None, ())}
+    return {check.name: check for check in preflight.preflight(run, Path(run.model.path), tokenizer, data, None, ())[1]}
 
 
 def relabelled(data: EncodedData, change: Any) -> EncodedData:
@@ -204,6 +204,36 @@ def test_checkpointing_and_sharding_lower_the_estimate(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert memory.estimate_memory(make_run(), qwen_dir, 300, 0.1).gradients == plain.gradients // 4
+
+
+def test_activations_are_kept_where_there_is_room_and_computed_again_where_there_is_not(
+    qwen_dir: Path,
+    make_run: MakeRun,
+    data: EncodedData,
+    qwen_tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def estimate(choice: str, room: int | None = None) -> memory.MemoryEstimate:
+        run = make_run(training__gradient_checkpointing=choice)
+        return estimate_memory(run, qwen_dir, 300, 0.1, room=room)
+
+    kept, again = estimate("false"), estimate("true")
+    assert estimate("auto", kept.total * 10 // 9 + 2) == kept
+    assert estimate("auto", kept.total) == again
+    assert estimate("auto", 1) == again
+    run = make_run()
+    for room, is_recomputed in ((10**12, False), (1, True)):
+        monkeypatch.setattr(memory, "device_memory", lambda room=room: (room, room))
+        decided, found = preflight.preflight(run, Path(run.model.path), qwen_tokenizer, data, None, ())
+        assert decided.training.gradient_checkpointing is is_recomputed
+        finding = next(check.finding for check in found if check.name == "memory")
+        assert ("activations are computed twice" in finding) is is_recomputed
+
+
+def test_a_frozen_head_has_no_gradient_to_make_room_for(qwen_dir: Path, make_run: MakeRun) -> None:
+    vocabulary, width = load_file(qwen_dir / "model.safetensors")["model.embed_tokens.weight"].shape
+    full, lora = (estimate_memory(make_run(**settings), qwen_dir, 300, 0.1) for settings in ({}, LORA))
+    assert full.loss - lora.loss == 4 * vocabulary * width
 
 
 def test_a_4b_model_is_estimated_without_its_weights(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A Qwen3-shaped decoder of 3.3 M parameters reads conversations over invented tools. Muon moves the matrices and AdamW
 the rest, in small batches (2,560 tokens); the rate stays level and falls to zero over the second half. On a CPU
-two processes of one thread each are used, because an operation of this size gains nothing from a second thread.
+two processes of one thread each are used, because an operation of this size gains nothing from a second thread;
+OMP_NUM_THREADS gives each of them as many as it says.
 """
 
 from __future__ import annotations
@@ -164,10 +165,16 @@ def _can_compile() -> bool:
     return torch.cuda.is_available() or shutil.which("g++") is not None
 
 
+def threads_each() -> int:
+    """Threads of each process: OMP_NUM_THREADS where it is set; else one, beyond which nothing is gained."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else 1
+
+
 def worker(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     """One process of the run."""
     world = recipe.processes
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads_each())
     device = (
         torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
     )

@@ -143,3 +143,13 @@ def test_the_weights_at_the_start_depend_on_the_seed(nano_tokenizer: PreTrainedT
     name = "model.embed_tokens.weight"
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("3", 3), ("", 1), ("many", 1), ("0", 1)])
+def test_processes_take_the_threads_that_they_are_given(
+    asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert pretrain.threads_each() == threads
