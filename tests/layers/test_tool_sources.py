@@ -365,6 +365,7 @@ def test_what_only_the_server_writes_is_no_argument_and_what_only_the_client_wri
         ({"servers": [{"url": "http://2130706433/"}]}, "/a", "is private"),
         ({"servers": [{"url": "http://[::ffff:10.0.0.1]/"}]}, "/a", "is private"),
         ({"servers": [{"url": "http://localhost:8080"}]}, "/a", "is private"),
+        ({"servers": [{"url": "http://127\u30020.0.1"}]}, "/a", "written in ASCII"),
     ],
 )
 def test_one_operation_that_cannot_be_sent_is_named_and_the_others_are_offered(
@@ -375,6 +376,10 @@ def test_one_operation_that_cannot_be_sent_is_named_and_the_others_are_offered(
     found = read_openapi(document)
     assert [bound.tool.name for bound in found.tools] == ["good"]
     assert reason in found.refused[f"GET {path}"]
+
+
+def test_a_path_in_any_script_is_escaped() -> None:
+    assert sent(one({}, "/\u5e97/a"), {}).full_url == "https://api.example/v1/%E5%BA%97/a"
 
 
 def test_a_discriminator_tells_which_schema_counts() -> None:

@@ -230,6 +230,8 @@ class _Places:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise _Inexpressible(f"servers: '{url}': expected http://… or https://…; give base_url")
+        if not parts.netloc.isascii():
+            raise _Inexpressible(f"servers: '{parts.netloc}': a host is written in ASCII (xn--…)")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise _Inexpressible(f"servers: '{parts.hostname}': a user name, query or fragment has no place there")
         if parts.hostname in self.named and self._is_kept_secret(parts.scheme):
@@ -847,6 +849,7 @@ def _request(operation: _Operation, arguments: Mapping[str, Any]) -> urllib.requ
     names = {part.name for part in operation.parts.values() if part.where == "query"}
     written_query = _joined(query, names, _escape)
     address = operation.base + path + (f"?{written_query}" if written_query else "")
+    address = re.sub(r"[^\x00-\x7f]+", lambda found: quote(found[0]), address)  # of the document's own path
     base, joined = urlsplit(operation.base), urlsplit(address)
     if (base.scheme, base.netloc) != (joined.scheme, joined.netloc):
         raise _Inexpressible(f"the path leads from {base.netloc} to {joined.netloc}")
