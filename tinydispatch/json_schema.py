@@ -815,7 +815,7 @@ def _join(path: str, key: str) -> str:
 
 
 def tidied(value: Any, *, is_map: bool = False) -> Any:
-    """A schema as its author meant it: without keywords and properties that are null, which Go and Arrow write, and with
+    """A schema as its author meant it: without keywords and properties that are null, as Go and Arrow write, and with
     `{}` in place of the `[]` that PHP writes for an empty object. The same object where there are none of these.
 
     Args:

@@ -142,7 +142,8 @@ def test_calls_in_the_older_form_are_read() -> None:
 def test_a_schema_beside_json_object_is_the_replys_form() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     answer = _read(tools=..., response_format={"type": "json_object", "schema": schema}).answer
-    assert answer is not None and answer.parameters == schema
+    assert answer is not None
+    assert answer.parameters == schema
 
 
 def test_one_limit_under_both_names_is_one() -> None:
@@ -151,7 +152,8 @@ def test_one_limit_under_both_names_is_one() -> None:
 
 def test_an_empty_object_as_php_writes_it_is_one() -> None:
     (tool,) = _read(tools=_function(parameters=[])).tools
-    assert not tool.violations({}) and tool.violations({"a": 1})
+    assert not tool.violations({})
+    assert tool.violations({"a": 1})
 
 
 def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_log() -> None:
