@@ -36,6 +36,7 @@ _COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minPrope
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _HOLDERS = ("$defs", "definitions")
+_OBJECTS = frozenset({*_ONE, *_MAPS, *_HOLDERS, "dependentRequired", "dependencies"} - {"items"})
 # The keywords under which the same value is described further, in place.
 IN_PLACE = ("allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas")
 
@@ -85,6 +86,7 @@ class Schema:
 
     def __init__(self, document: Any) -> None:
         _measure(document)
+        document = tidied(document)
         self.notes: list[Note] = []
         self._document = document
         self._places = _Places(document)
@@ -151,6 +153,8 @@ class Schema:
         if key in _ONE and not (key == "items" and isinstance(value, list)):
             node[key] = self._node(value, path, base)
         elif key in _LISTS or key == "items":
+            if value == [] and key == "allOf":
+                return
             if not isinstance(value, list) or (not value and key != "items"):
                 raise SchemaError(path, f"{_shown(value)} is not a non-empty array of schemas")
             node[key] = [self._node(item, _join(path, str(index)), base) for index, item in enumerate(value)]
@@ -200,9 +204,9 @@ class Schema:
             kinds = value if isinstance(value, list) else [value]
             if "any" in [kind for kind in kinds if isinstance(kind, str)]:
                 return
-            if not kinds or any(kind not in _TYPES for kind in kinds) or len(set(kinds)) < len(kinds):
+            if not kinds or any(kind not in _TYPES for kind in kinds):
                 raise SchemaError(path, f"{_shown(value)} is not one of {', '.join(map(repr, _TYPES))}")
-            node[key] = list(kinds)
+            node[key] = list(dict.fromkeys(kinds))
         elif key == "enum":
             if value is None:
                 return
@@ -216,8 +220,6 @@ class Schema:
                 return
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise SchemaError(path, f"{_shown(value)} is not an array of names")
-            if len(set(value)) < len(value):
-                raise SchemaError(path, f"{_shown(value)} has non-unique elements")
             node[key] = list(dict.fromkeys([*value, *node.get("required", [])]))
         elif key == "pattern":
             if not isinstance(value, str):
@@ -780,6 +782,8 @@ def _as_float(value: float) -> float:
 
 
 def _admits_null(node: dict[str, Any]) -> bool:
+    if any(key in node for key in ("$ref", "allOf", "anyOf", "oneOf")):
+        return False  # what stands there may forbid it
     if "type" not in node and not node.get("enum"):
         return True
     return "null" in node.get("type", ()) and None in node.get("enum", [None])
@@ -810,16 +814,27 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def without_nulls(value: Any) -> Any:
-    """A schema without the keywords, and the properties, that are null; the same object where there are none."""
+def tidied(value: Any, *, is_map: bool = False) -> Any:
+    """A schema as its author meant it: without keywords and properties that are null, as Go and Arrow write, and with
+    `{}` in place of the `[]` that PHP writes for an empty object. The same object where there are none of these.
+
+    Args:
+        is_map: it maps names to schemas.
+    """
     if isinstance(value, list):
-        items = [without_nulls(item) for item in value]
+        items = [tidied(item) for item in value]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     if not isinstance(value, Mapping):
         return value
-    kept = {
-        key: item if key in ("const", "default", "enum", "example", "examples") else without_nulls(item)
-        for key, item in value.items()
-        if item is not None or key in ("const", "default", "example")
-    }
+    kept: dict[Any, Any] = {}
+    for key, item in value.items():
+        if not is_map and key in ("const", "default", "enum", "example", "examples"):
+            if item is not None or key not in ("enum", "examples"):
+                kept[key] = item
+        elif item == [] and (is_map or key in _OBJECTS):
+            kept[key] = {}
+        elif item == {} and key == "required" and not is_map:
+            kept[key] = []
+        elif item is not None:
+            kept[key] = tidied(item, is_map=not is_map and key in (*_MAPS, *_HOLDERS))
     return kept if len(kept) < len(value) or any(kept[key] is not value[key] for key in kept) else value

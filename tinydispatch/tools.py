@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from tinydispatch.json_schema import Schema, SchemaError, without_nulls
+from tinydispatch.json_schema import Schema, SchemaError, tidied
 from tinydispatch.json_schema import SchemaViolation as SchemaViolation
 from tinydispatch.patterns import read_pattern
 
@@ -61,7 +61,7 @@ class Tool:
             raise ToolError(f"tool {self.name!r}: 'parameters' must be a JSON schema with type 'object'")
         try:
             Schema(self.parameters)
-            object.__setattr__(self, "parameters", without_nulls(self.parameters))
+            object.__setattr__(self, "parameters", tidied(self.parameters))
         except SchemaError as error:
             where = error.path or "parameters"
             raise ToolError(f"tool {self.name!r}: not a JSON schema at '{where}': {error.problem}") from error

@@ -39,11 +39,16 @@ def fail() -> str:
     """Always fails."""
     raise ValueError("the pipe is cold")
 
+@server.tool(name="odd one")
+def odd() -> str:
+    """No model can say its name."""
+    return ""
+
 server.run()
 '''
 
 
-def test_an_mcp_server_is_used_end_to_end(tmp_path: Path) -> None:
+def test_an_mcp_server_is_used_end_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("mcp")
     (tmp_path / "server.py").write_text(MCP_SERVER)
     with McpServer([sys.executable, str(tmp_path / "server.py")], timeout_s=120) as server:
@@ -52,6 +57,8 @@ def test_an_mcp_server_is_used_end_to_end(tmp_path: Path) -> None:
         assert {name: tool.has_side_effects for name, tool in by_name.items()} == {
             "add": False, "send": True, "fail": True,
         }  # fmt: skip
+        (said,) = caplog.messages
+        assert "tool name 'odd one': expected 1 to 64 of A-Z a-z 0-9 _ . -; it is left out" in said
         dispatcher = ScriptedDispatcher(
             [ToolCall("add", {"a": 2, "b": 40})], [ToolCall("send", {"to": "Jo"})], "42, and sent."
         )

@@ -263,6 +263,7 @@ OBJECT = {"type": "object", "properties": {"x": {"type": "string"}, "y": {"type"
         (parameter(schema=OBJECT), {"x": "1", "y": 2}, "/a?x=1&y=2"),
         (parameter(schema=OBJECT, explode=False), {"x": "1", "y": 2}, "/a?p=x,1,y,2"),
         (parameter(schema=OBJECT, style="deepObject", explode=True), {"y": 2}, "/a?p%5By%5D=2"),
+        (parameter(schema=OBJECT, style="deepObject"), {"y": 2}, "/a?p%5By%5D=2"),
         (parameter(schema={"type": "boolean"}), True, "/a?p=true"),
         (parameter("path", required=True), ["a", "b"], "/a/a,b"),
         (parameter("path", required=True, style="label", explode=True), ["a", "b"], "/a/.a.b"),
@@ -355,6 +356,7 @@ def test_what_only_the_server_writes_is_no_argument_and_what_only_the_client_wri
         ({}, "/../a", "expected /…"),
         ({}, "/a/{id}", "path parameter 'id': 1 times in the path, 0 described"),
         ({"parameters": [{"$ref": "http://x/y"}]}, "/a", "only references within the document"),
+        ({"parameters": 5}, "/a", "not written as OpenAPI wants it"),
         ({"parameters": [{"$ref": "#/components/x"}]}, "/a", "leads nowhere"),
         ({"parameters": [parameter("cookie", required=True)]}, "/a", "cookies are not sent"),
         ({"parameters": [parameter(style="deepObject", explode=True, required=True)]}, "/a", "not defined for array"),
@@ -363,6 +365,7 @@ def test_what_only_the_server_writes_is_no_argument_and_what_only_the_client_wri
         ({"servers": [{"url": "http://2130706433/"}]}, "/a", "is private"),
         ({"servers": [{"url": "http://[::ffff:10.0.0.1]/"}]}, "/a", "is private"),
         ({"servers": [{"url": "http://localhost:8080"}]}, "/a", "is private"),
+        ({"servers": [{"url": "http://127\u30020.0.1"}]}, "/a", "written in ASCII"),
     ],
 )
 def test_one_operation_that_cannot_be_sent_is_named_and_the_others_are_offered(
@@ -373,6 +376,23 @@ def test_one_operation_that_cannot_be_sent_is_named_and_the_others_are_offered(
     found = read_openapi(document)
     assert [bound.tool.name for bound in found.tools] == ["good"]
     assert reason in found.refused[f"GET {path}"]
+
+
+def test_a_path_in_any_script_is_escaped() -> None:
+    assert sent(one({}, "/\u5e97/a"), {}).full_url == "https://api.example/v1/%E5%BA%97/a"
+
+
+def test_a_discriminator_tells_which_schema_counts() -> None:
+    cat = {"type": "object", "properties": {"kind": {"type": "string"}, "lives": {"type": "integer"}}}
+    dog = {**cat, "properties": {**cat["properties"], "walks": {"type": "integer"}}, "required": ["walks"]}
+    names = {"cat": "#/components/schemas/Cat", "dog": "Dog"}
+    pet = {"oneOf": [{"$ref": names["cat"]}, {"$ref": "#/components/schemas/Dog"}]}
+    pet["discriminator"] = {"propertyName": "kind", "mapping": names}
+    document = one(body("application/json", pet), method="post", components={"schemas": {"Cat": cat, "Dog": dog}})
+    assert json.loads(sent(document, {"body": {"kind": "dog", "walks": 2}}).data) == {"kind": "dog", "walks": 2}
+    (tool,) = tools_from_openapi(document)
+    assert not tool.tool.violations({"body": {"kind": "cat"}})
+    assert all(tool.tool.violations({"body": value}) for value in ({"kind": "dog"}, {"kind": "cow"}, {"walks": 2}))
 
 
 def test_server_variables_have_their_defaults_or_what_the_user_says() -> None:

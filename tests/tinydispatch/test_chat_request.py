@@ -124,6 +124,38 @@ def test_a_whole_conversation_is_read() -> None:
     assert found.messages[2].tool_calls[0].name == found.messages[3].tool_name == "now"
 
 
+def test_a_history_may_leave_out_what_says_nothing() -> None:
+    bare = [{**CALL, "function": {"name": "now", "arguments": arguments}} for arguments in (None, "", "null", {})]
+    for call in bare:
+        said = [USER, {**CALLED, "content": [], "tool_calls": [call]}, {**RESULT, "content": None}, USER]
+        _, called, result, _ = _read(messages=said).messages
+        assert (dict(called.tool_calls[0].arguments), result.content) == ({}, "")
+
+
+def test_calls_in_the_older_form_are_read() -> None:
+    older = {"role": "assistant", "content": None, "function_call": {"name": "now", "arguments": '{"a": 1}'}}
+    _, called, result = _read(messages=[USER, older, {"role": "function", "name": "now", "content": "noon"}]).messages
+    assert [(call.name, dict(call.arguments)) for call in called.tool_calls] == [("now", {"a": 1})]
+    assert (result.role, result.tool_name, result.content) == (Role.TOOL, "now", "noon")
+
+
+def test_a_schema_beside_json_object_is_the_replys_form() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    answer = _read(tools=..., response_format={"type": "json_object", "schema": schema}).answer
+    assert answer is not None
+    assert answer.parameters == schema
+
+
+def test_one_limit_under_both_names_is_one() -> None:
+    assert _read(max_tokens=7, max_completion_tokens=7).max_new_tokens == 7
+
+
+def test_an_empty_object_as_php_writes_it_is_one() -> None:
+    (tool,) = _read(tools=_function(parameters=[])).tools
+    assert not tool.violations({})
+    assert tool.violations({"a": 1})
+
+
 def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_log() -> None:
     found = _read(metadata={"session_id": "s1"}, store=False)
     assert (found.session, found.may_log) == ("s1", False)
@@ -161,7 +193,7 @@ def test_a_session_is_taken_from_the_metadata_and_store_false_keeps_out_of_the_l
         ({"tools": _function(name="no spaces")}, "tools[0].function"),
         ({"tools": _function(description=3)}, "tools[0].function.description"),
         ({"tools": _function(strict="yes")}, "tools[0].function.strict"),
-        ({"tools": _function(parameters=[])}, "tools[0].function.parameters"),
+        ({"tools": _function(parameters=[1])}, "tools[0].function.parameters"),
         ({"tools": _function(parameters=_nested(300))}, "tools[0].function.parameters"),
         ({"tools": _function(parameters={"type": "array"})}, "tools[0].function"),
         ({"tools": _function(parameters={"type": "object", "properties": {"a": {"type": 3}}})}, "tools[0].function"),

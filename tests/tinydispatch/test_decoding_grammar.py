@@ -79,6 +79,12 @@ _MOMENT = {"type": "string", "format": "local-date-time"}
         ({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 1}]}, [3, "a"], ["ab"]),
         ({"type": "object"}, [{}, {"a": [1, {"b": None}]}], [[], "a"]),
         ({}, ["a", 1, None, {"a": 1}, [True]], []),
+        ({"type": "integer", "enum": [1.0, 2.0]}, [1, 2], [3]),
+        ({"nullable": True, "allOf": [{"type": "object", "required": ["x"]}]}, [None, {"x": 1}], [{}, 1]),
+        ({"type": "object", "properties": [], "required": {}}, [{}, {"a": 1}], [[]]),
+        ({"type": "object", "additionalProperties": []}, [{"a": 1}], [1]),
+        ({"type": ["string", "string"], "allOf": []}, ["a"], [1]),
+        ({"properties": {"default": {}, "enum": []}, "required": ["enum", "enum"]}, [{"enum": 1}], [{}]),
     ],
 )  # fmt: skip
 def test_the_grammar_draws_the_line_where_the_schema_does(

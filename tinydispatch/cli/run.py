@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("the text is empty")
     settings = load_stack(arguments.stack)
     path = arguments.trace or (settings.path(settings.trace) if settings.trace else None)
+    if arguments.conversation and not settings.ledger:
+        print(f"{arguments.stack} names no ledger: --conversation is forgotten when this command ends", file=sys.stderr)
     tracer = Tracer(path, has_content=True)
     more = {"reference_date": arguments.date} if arguments.date else {}
     asks = arguments.yes or arguments.no or sys.stdin.isatty()

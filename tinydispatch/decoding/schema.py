@@ -312,6 +312,8 @@ class SchemaCompiler:
                 if isinstance(value, (dict, list)):
                     others[_lexemes(value)] = None
                 else:
+                    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_NUMBER:
+                        spellings[terminals.spelled(int(value))] = None  # JavaScript's spelling of 2.0
                     spellings[terminals.spelled(value)] = None
             except ValueError:
                 self._note(path, f"the value {_shown(value)} cannot be written as JSON and is left out")

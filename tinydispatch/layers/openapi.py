@@ -172,6 +172,9 @@ def read_openapi(
         except (_Inexpressible, ToolError) as error:
             refused[label] = str(error)
             continue
+        except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
+            refused[label] = f"it is not written as OpenAPI wants it: {error}"
+            continue
         is_safe = method in _SAFE
         run = _runner(target, exchange or sender(named), is_safe=is_safe)
         tools.append(BoundTool(tool, run, not is_safe, takes_key, timeout_s, result_schema=result))
@@ -227,6 +230,8 @@ class _Places:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise _Inexpressible(f"servers: '{url}': expected http://… or https://…; give base_url")
+        if not parts.netloc.isascii():
+            raise _Inexpressible(f"servers: '{parts.netloc}': a host is written in ASCII (xn--…)")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise _Inexpressible(f"servers: '{parts.hostname}': a user name, query or fragment has no place there")
         if parts.hostname in self.named and self._is_kept_secret(parts.scheme):
@@ -356,7 +361,8 @@ class _Reader:
         if style not in _STYLES[where]:
             raise _Inexpressible(f"{label}: style {style!r} is not defined there")
         explode = parameter.get("explode")
-        explode = style == "form" if explode is None else explode is True
+        # By the letter deepObject is not exploded unless that is said, but it has no other form.
+        explode = style in ("form", "deepObject") if explode is None else explode is True
         reserved = parameter.get("allowReserved") is True and where == "query"
         part = _Part(name, where, style, explode, "", is_required, reserved)
         self._check_style(part, schema, label)
@@ -584,7 +590,7 @@ class _Reader:
             # 3.0 spreads its keys, 3.1 writes JSON.
             raise _Inexpressible(f"{label}: an object without an encoding has no settled form")
         explode = encoding.get("explode")
-        explode = style in (None, "form") if explode is None else explode is True
+        explode = style in (None, "form", "deepObject") if explode is None else explode is True
         part = _Part(key, "body", style or "form", explode, "", is_needed)
         self._check_style(part, schema, label)
         return part
@@ -714,7 +720,7 @@ class _Reader:
         return found
 
     def _with_discriminator(self, found: dict[str, Any], value: Mapping[str, Any]) -> None:
-        """The key that tells which schema is meant has to be there, and to name one."""
+        """The key that tells which schema is meant has to be there, and that schema alone counts."""
         told = value.get("discriminator")
         branches = value.get("oneOf") or value.get("anyOf")
         if (
@@ -725,10 +731,17 @@ class _Reader:
             return
         name, mapping = told["propertyName"], told.get("mapping")
         found["required"] = list(dict.fromkeys([*(found.get("required") or []), name]))
-        if isinstance(mapping, Mapping) and mapping:
-            implied = [str(branch["$ref"]).rpartition("/")[2] for branch in branches if "$ref" in branch]
-            values = {"properties": {name: {"enum": list(dict.fromkeys([*map(str, mapping), *implied]))}}}
-            found["allOf"] = [*(found.get("allOf") or []), values]
+        if not isinstance(mapping, Mapping) or not mapping:
+            return
+        key = "oneOf" if value.get("oneOf") else "anyOf"
+        for index, branch in enumerate(branches):
+            reference = str(branch.get("$ref", ""))
+            implied = reference.rpartition("/")[2]
+            named = [str(told) for told, target in mapping.items() if str(target) in (reference, implied)]
+            values = [*named, *([implied] if implied and implied not in mapping else [])]
+            if values:
+                chosen = {"properties": {name: {"enum": list(dict.fromkeys(values))}}}
+                found[key][index] = {"allOf": [found[key][index], chosen]}
 
     def _reference(self, value: Mapping[str, Any], is_request: bool, without: frozenset[str]) -> Any:
         """3.0 ignores what stands beside a $ref; descriptions are worth keeping, and 3.1 does."""
@@ -836,6 +849,7 @@ def _request(operation: _Operation, arguments: Mapping[str, Any]) -> urllib.requ
     names = {part.name for part in operation.parts.values() if part.where == "query"}
     written_query = _joined(query, names, _escape)
     address = operation.base + path + (f"?{written_query}" if written_query else "")
+    address = re.sub(r"[^\x00-\x7f]+", lambda found: quote(found[0]), address)  # of the document's own path
     base, joined = urlsplit(operation.base), urlsplit(address)
     if (base.scheme, base.netloc) != (joined.scheme, joined.netloc):
         raise _Inexpressible(f"the path leads from {base.netloc} to {joined.netloc}")

@@ -283,7 +283,9 @@ class Server:
         """What went wrong, as the OpenAI API would say it."""
         shown = self._as_api_error(error) or ApiError(499, "The client closed the connection.")
         if isinstance(error, HTTPException) and error.status_code == 404:
-            shown = ApiError(404, f"Invalid URL ({request.method} {request.url.path})")
+            told = f"Invalid URL ({request.method} {request.url.path}). A client's base URL ends in /v1, and there are "
+            told += "/v1/chat/completions, /v1/responses, /v1/completions and /v1/models."
+            shown = ApiError(404, told)
         elif isinstance(error, HTTPException) and error.status_code == 405:
             message = f"Not allowed to {request.method} on {request.url.path}."
             shown = ApiError(405, message, code="method_not_allowed", headers=error.headers or {})

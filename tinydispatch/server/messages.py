@@ -61,6 +61,13 @@ class History:
             raise invalid(message, place)
         self.messages.append(Message(Role.TOOL, content, tool_name=self._due.pop(call_id)))
 
+    def named_call(self, name: Any, arguments: Any, place: str) -> None:
+        """The assistant's call in the older form, which has no id and may stay without a result."""
+        if not isinstance(name, str):
+            raise wrong_type(f"{place}.name", "a string", name)
+        last, made = self.messages[-1], ToolCall(name, _arguments(arguments, f"{place}.arguments"))
+        self.messages[-1] = Message(Role.ASSISTANT, last.content, (*last.tool_calls, made))
+
     def named_result(self, name: Any, content: str, where: str) -> None:
         """What a function returned, in the older form, which names it and no call."""
         if not isinstance(name, str):
@@ -98,7 +105,7 @@ def read_messages(value: Any) -> tuple[Message, ...]:
 def _read(history: History, entry: Any, where: str) -> None:
     role = read_role(entry, where)
     if role is Role.TOOL:
-        content = _content(entry, where, is_optional=False)
+        content = _content(entry, where, is_optional=True)  # of a tool that returns nothing
         if entry["role"] == "function":
             history.named_result(entry.get("name"), content, where)
         else:
@@ -107,7 +114,8 @@ def _read(history: History, entry: Any, where: str) -> None:
     calls = entry.get("tool_calls") if role is Role.ASSISTANT else None
     if not isinstance(calls, list | None):
         raise wrong_type(f"{where}.tool_calls", "an array of objects", calls)
-    is_optional = role is Role.ASSISTANT and (bool(calls) or entry.get("refusal") is not None)
+    older = entry.get("function_call") if role is Role.ASSISTANT else None
+    is_optional = role is Role.ASSISTANT and (bool(calls or older) or entry.get("refusal") is not None)
     history.say(role, _content(entry, where, is_optional=is_optional) or _refusal(entry, where), f"{where}.role")
     for index, call in enumerate(calls or ()):
         at = f"{where}.tool_calls[{index}]"
@@ -119,6 +127,10 @@ def _read(history: History, entry: Any, where: str) -> None:
         if not isinstance(function, Mapping):
             raise wrong_type(f"{at}.function", "an object", function)
         history.call(function.get("name"), function.get("arguments"), call.get("id"), f"{at}.function", f"{at}.id")
+    if older is not None:
+        if not isinstance(older, Mapping):
+            raise wrong_type(f"{where}.function_call", "an object", older)
+        history.named_call(older.get("name"), older.get("arguments"), f"{where}.function_call")
 
 
 def read_role(entry: Any, where: str) -> Role:
@@ -142,7 +154,7 @@ def _content(entry: Mapping[str, Any], where: str, *, is_optional: bool) -> str:
     if not isinstance(entry.get("name"), str | None):
         raise wrong_type(f"{where}.name", "a string", entry["name"])
     content = entry.get("content")
-    if content is None and is_optional:
+    if is_optional and (content is None or content == []):
         return ""
     return read_text(content, f"{where}.content", ("text", "refusal"))
 
@@ -192,9 +204,12 @@ def _refusal(entry: Mapping[str, Any], where: str) -> str:
 
 
 def _arguments(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:  # so some clients write a call without arguments, Go's as "null"
+        return {}
     if isinstance(value, str):
         try:
             value = json.loads(value or "{}")
+            value = {} if value is None else value
         except (ValueError, RecursionError) as error:
             reason = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
             message = f"Invalid '{where}': expected a JSON object, written as a string ({reason})."

@@ -113,6 +113,8 @@ def _tool(entry: Any, where: str, is_flat: bool) -> Tool:
         ("strict", bool, "a boolean"),
     )
     for key, kind, expected in types:
+        if key == "parameters" and function.get(key) == []:
+            continue  # PHP's empty object
         if not isinstance(function.get(key), kind | None):
             raise wrong_type(f"{where}.{key}", expected, function[key])
     if is_too_deep(function.get("parameters")):
@@ -154,7 +156,8 @@ def read_offer(tools: tuple[Tool, ...], choice: Any) -> Offer:
     if not isinstance(kind, str) or kind not in readers:
         message = f"Invalid value: {kind!r}. Supported values are: 'function' and 'allowed_tools'."
         raise invalid(message, "tool_choice.type", "invalid_value")
-    return readers[kind](offer, choice.get(kind))
+    # The Responses API writes the name beside the type.
+    return readers[kind](offer, choice if choice.get(kind) is None else choice[kind])
 
 
 def _named(offer: Offer, function: Any) -> Offer:

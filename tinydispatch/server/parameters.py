@@ -102,10 +102,18 @@ class NamedSchema(Part):
 
 
 class ResponseFormat(Part):
-    """Chat completions' `response_format`."""
+    """Chat completions' `response_format`. llama.cpp's server and others read a `schema` beside json_object."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
+    schema_: Schema | None = Field(None, alias="schema")
+
+    @property
+    def form(self) -> NamedSchema | None:
+        """The schema that is asked for, wherever it stands."""
+        if self.type == "json_object" and self.schema_ is not None:
+            return NamedSchema(name="answer", schema=self.schema_)
+        return self.json_schema if self.type == "json_schema" else None
 
 
 class Body(BaseModel):
@@ -298,7 +306,7 @@ def shown(key: str) -> str:
 def max_new_tokens(limit: int, named: Mapping[str, int | None]) -> int:
     """How long the reply may become. Agent frameworks send generous defaults, so more than the limit is capped."""
     given = {key: number for key, number in named.items() if number is not None}
-    if len(given) > 1:
+    if len(set(given.values())) > 1:
         first, second = given
         message = f"Setting '{first}' and '{second}' at the same time is not supported."
         raise invalid(message, first, "invalid_parameter_combination")

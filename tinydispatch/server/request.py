@@ -122,7 +122,7 @@ def read_request(body: bytes, settings: ServerSettings) -> ChatRequest:
     if form is not None and form.type == "json_schema" and form.json_schema is None:
         place = "response_format.json_schema"
         raise invalid(f"Missing required parameter: '{place}'.", place, "missing_required_parameter")
-    wanted = _NO_FORM if form is None or form.type == "text" else (form.json_schema,)
+    wanted = _NO_FORM if form is None or form.type == "text" else (form.form,)
     limits = {"max_tokens": read.max_tokens, "max_completion_tokens": read.max_completion_tokens}
     return dialogue_request(
         read,
@@ -131,7 +131,7 @@ def read_request(body: bytes, settings: ServerSettings) -> ChatRequest:
         tools=None if read.tools is None else read_tools(read.tools, settings.limits.max_tools),
         choice=read.tool_choice,
         form=wanted,
-        form_place="response_format.json_schema.schema",
+        form_place="response_format.schema" if form and form.schema_ else "response_format.json_schema.schema",
         max_new_tokens=max_new_tokens(settings.limits.max_new_tokens, limits),
         n_alternatives=(read.top_logprobs or 0) if read.logprobs else None,
         stop=tuple(read.stop or ()),
