@@ -176,8 +176,7 @@ def _checked(row: Record | Rejected, rules: _Rules, read: _Read) -> Record | Non
         return None
     cleared = clear(row.conversation, rules.redactor)
     read.redacted += cleared.is_changed
-    # Metadata go: who logs may write anything there.
-    record = replace(row, conversation=replace(cleared.conversation, metadata={}))
+    record = replace(row, conversation=cleared.conversation)
     if (rejected := check_conversation(record.conversation)) is not None:
         read.counts[str(rejected.reason)] += 1
         return None

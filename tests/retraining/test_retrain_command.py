@@ -81,8 +81,14 @@ def test_the_decision_lies_with_the_run_and_with_the_promoted_model(site: Site) 
 def test_the_calibration_is_made_on_the_suite_and_for_the_error_that_the_gate_names(site: Site) -> None:
     told = site.folder / "told"
     command = json.dumps(
-        ["{python}", "-c", f"import sys; open({str(told)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit('told')"]
-        + ["{calibration_suite}", "{calibration_max_error}", "{gguf}"]
+        [
+            "{python}",
+            "-c",
+            f"import sys; open({str(told)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit('told')",
+            "{calibration_suite}",
+            "{calibration_max_error}",
+            "{gguf}",
+        ]
     )
     site.log("weather in Graz", "weather in Graz tomorrow")
     settings = ("gate.calibration_suite=unseen_tools", "gate.calibration_max_error=0.07")

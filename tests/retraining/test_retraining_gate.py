@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 
@@ -179,7 +180,7 @@ def test_a_slow_decline_is_stopped_by_the_best_champion_of_the_last_weeks() -> N
         (result({"tool_selection": 300, "multi_tool": 300}, unscored=1), {}, Rule.COMPLETE),
     ],
 )
-def test_each_limit_refuses_by_itself(after: EvalResult, limits: dict[str, object], rule: Rule) -> None:
+def test_each_limit_refuses_by_itself(after: EvalResult, limits: dict[str, Any], rule: Rule) -> None:
     decision = verdict(GOOD, after, **limits)
     assert decision.verdict is Verdict.REFUSE
     assert {finding.rule for finding in decision.broken} == {rule}

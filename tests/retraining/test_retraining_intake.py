@@ -260,6 +260,16 @@ def test_many_nearly_equal_requests_are_a_flood_whoever_sends_them(tmp_path: Pat
     assert done.result["quarantined"] == {"flood": 4}
 
 
+def test_what_a_person_said_is_no_flood_and_metadata_of_the_log_are_written_nowhere(tmp_path: Path) -> None:
+    text = "please tell me what the weather in Lyon will be like when we arrive there by train"
+    right = {"calls": [OTHER], "correction": {"calls": [weather("Lyon")]}, "model": "strange", "note": "strange"}
+    done = take(
+        tmp_path, config_of(log_of(tmp_path, *({**ask(f"{text} {i}"), **right} for i in range(4))), max_similar=3)
+    )
+    assert (done.result["new"], done.result["quarantined"]) == (4, {})
+    assert not any("strange" in path.read_text() for path in done.outputs)
+
+
 def test_a_link_in_the_senders_own_words_is_no_ground_for_itself(tmp_path: Path) -> None:
     def search(link: str, **rest: Any) -> dict[str, Any]:
         return {
@@ -413,7 +423,9 @@ def test_an_answer_that_nobody_but_the_model_gave_is_no_case(tmp_path: Path) -> 
 
 def with_more(line: dict[str, Any], *texts: str, session: str) -> dict[str, Any]:
     """The same line at the end of a dialogue in which these were said before."""
-    before = [m for text in texts for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Yes?"})]
+    before = [
+        m for text in texts for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Yes?"})
+    ]
     return {**line, "messages": [*before, *line["messages"]], "session_id": session}
 
 
