@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,20 +100,24 @@ def hold_out(new: Sequence[Record], pool: Sequence[PoolRow], share: float) -> Sp
         chosen[name] = records
     if not chosen:
         return Split((), tuple(new))
-    owner = {text: name for name, records in chosen.items() for record in records for text in _said(record)}
-    index = OverlapIndex(list(owner))
-    keys = {record.key for records in chosen.values() for record in records}
-    trained = [tuple(_said(record)) for record in new if record.key not in keys] + [
-        tuple(user_texts(row)) for row in pool
-    ]
-    for turns in trained:
-        while (found := index.match_texts(turns)) is not None and owner[found[0]] in chosen:
-            del chosen[owner[found[0]]]
-            index = OverlapIndex([text for text, name in owner.items() if name in chosen])
-    keys = {record.key for records in chosen.values() for record in records}
+    held = {record.key for records in chosen.values() for record in records}
+    trained = [_said(record) for record in new if record.key not in held] + [user_texts(row) for row in pool]
+    index = _index_of(chosen)
+    while trained:
+        turns = tuple(trained.pop())
+        while (found := index.match_texts(turns)) is not None:
+            sharing = [name for name, records in chosen.items() if any(found[0] in _said(record) for record in records)]
+            # What is no case is trained, and may share its words with further cases.
+            trained += [_said(record) for name in sharing for record in chosen.pop(name)]
+            index = _index_of(chosen)
+    held = {record.key for records in chosen.values() for record in records}
     return Split(
-        tuple(record for record in new if record.key in keys), tuple(record for record in new if record.key not in keys)
+        tuple(record for record in new if record.key in held), tuple(record for record in new if record.key not in held)
     )
+
+
+def _index_of(dialogues: Mapping[str, Sequence[Record]]) -> OverlapIndex:
+    return OverlapIndex([text for records in dialogues.values() for record in records for text in _said(record)])
 
 
 def production_suite(path: Path, gates: int) -> Suite | None:

@@ -25,6 +25,7 @@ from retraining.config import AfterRefusal, IntakeConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.ledger import Ledger, RunRecord
+from retraining.production import Trust
 from retraining.records import PoolRow, Record, Withdrawn, decided_in, pool_row, read_records, to_line
 from retraining.review import Finding, Reviewed, review
 from retraining.stages import Done, RunState, Stage, Stop
@@ -145,6 +146,7 @@ def earlier_runs(ledger: Ledger, runs_dir: Path, after_refusal: AfterRefusal) ->
 def _read(config: IntakeConfig, seen: frozenset[str], default_tools: Sequence[Tool], rules: _Rules, seed: int) -> _Read:
     read = _Read()
     keys = set(seen)
+    said = set[str]()  # by a person
     decided = decided_in(config.sources)
     for source in config.sources:
         for row in read_records(source, default_tools, seed, decided):
@@ -155,11 +157,14 @@ def _read(config: IntakeConfig, seen: frozenset[str], default_tools: Sequence[To
             found = _checked(row, rules, read)
             if found is None:
                 continue
+            if found.trust is Trust.PERSON:
+                said.add(found.key)
             if found.key in keys:
                 read.counts["already_known"] += 1
                 continue
             keys.add(found.key)
             read.records.append(found)
+    read.withdrawn -= said
     return read
 
 
@@ -171,8 +176,7 @@ def _checked(row: Record | Rejected, rules: _Rules, read: _Read) -> Record | Non
         return None
     cleared = clear(row.conversation, rules.redactor)
     read.redacted += cleared.is_changed
-    # Metadata go: who logs may write anything there.
-    record = replace(row, conversation=replace(cleared.conversation, metadata={}))
+    record = replace(row, conversation=cleared.conversation)
     if (rejected := check_conversation(record.conversation)) is not None:
         read.counts[str(rejected.reason)] += 1
         return None

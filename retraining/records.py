@@ -63,7 +63,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """An answer that a person rejected; what an earlier run took in of it is trained no more."""
+    """An answer that a person decided against; what an earlier run took in of it is trained no more.
+
+    Unless a person said the same elsewhere: whoever accepts an answer decides for it.
+    """
 
     record: Record
 
@@ -122,10 +125,13 @@ def _read_log(
             if source.max_rows is not None and count >= source.max_rows:
                 return
             count += 1
+            row, trust = labelled(raw.value)
             if is_decided(raw.value, decided):
                 yield decided_elsewhere(raw.row_id, raw.value)
+                whole = conversation_from_log({**row, "is_accepted": True}, raw.row_id, default_tools)
+                if not isinstance(whole, Rejected):
+                    yield Withdrawn(Record(whole, name, trust, ""))
                 continue
-            row, trust = labelled(raw.value)
             if trust is Trust.MODEL and isinstance(row, Mapping) and row.get("id") in failed:
                 row = {**row, "is_accepted": False}
             found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)

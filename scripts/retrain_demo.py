@@ -3,14 +3,16 @@
 python -m scripts.retrain_demo                  all of it, in runs/retrain-demo
 python -m scripts.retrain_demo --steps 4 --suite core    the machinery alone: too little training to tell models apart
 
-The untuned model is in service first. Then its log fills with corrected requests (promoted); somebody drops a file of
-wrong labels (refused, with the category that got worse); a few more corrections come in, and the gate has forty cases
-alone, which cannot show that the new model is no worse (inconclusive); and then nothing new comes in (skipped).
+The untuned model is in service first. Then its log fills with whole dialogues, each answer corrected: calls, questions
+for what is missing, refusals, reports of results (promoted); somebody drops a file of wrong labels (refused, with the
+category that got worse); a few more corrections come in, and the gate has forty cases alone, which cannot show that the
+new model is no worse (inconclusive); and then nothing new comes in (skipped).
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import shutil
 import subprocess
@@ -52,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if retrain.main(["adopt", str(folder / "start" / "start-q8_0.gguf"), "--config", str(config)]):
         return 1
 
-    print(f"── run 1: {arguments.good} corrected requests in the log", flush=True)
-    _write(folder / "logs" / "dispatch-1.jsonl", _corrected(islice(_conversations(_LOG_SEED), arguments.good)))
+    print(f"── run 1: {arguments.good} corrected dialogues in the log", flush=True)
+    _write(folder / "logs" / "dispatch-1.jsonl", _corrected(islice(_dialogues(_LOG_SEED), arguments.good)))
     retrain.main(["--config", str(config)])
     print(f"── run 2: {arguments.bad} wrong labels in the drop folder", flush=True)
-    _write(folder / "drop" / "labels.jsonl", _mislabelled(islice(_conversations(_DROP_SEED), arguments.bad)))
+    _write(folder / "drop" / "labels.jsonl", _mislabelled(islice(_single_turns(_DROP_SEED), arguments.bad)))
     retrain.main(["--config", str(config)])
-    print(f"── run 3: {arguments.few} more corrected requests, and a gate of 40 cases", flush=True)
-    _write(folder / "logs" / "dispatch-2.jsonl", _corrected(islice(_conversations(_LATER_SEED), arguments.few)))
+    print(f"── run 3: {arguments.few} more corrected dialogues, and a gate of 40 cases", flush=True)
+    _write(folder / "logs" / "dispatch-2.jsonl", _corrected(islice(_dialogues(_LATER_SEED), arguments.few)))
     few = ["gate.generated=0", "gate.suites=[core]", "intake.held_share=0"]
     retrain.main(["--config", str(config), *few])
     print("── run 4: nothing new", flush=True)
@@ -76,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("runs/retrain-demo"), help="emptied first")
     parser.add_argument("--base", default="nano.yaml", help="the run that is repeated")
     parser.add_argument("--weights", type=Path, default=Path("training/nano/weights"), help="of its model")
-    parser.add_argument("--few", type=int, default=60, help="corrected requests of the third run")
-    parser.add_argument("--steps", type=int, default=100, help="training steps of a run")
-    parser.add_argument("--good", type=int, default=600, help="corrected requests")
+    parser.add_argument("--few", type=int, default=60, help="corrected dialogues of the third run")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of a run")
+    parser.add_argument("--good", type=int, default=600, help="corrected dialogues")
     parser.add_argument("--bad", type=int, default=1800, help="wrong labels")
     parser.add_argument("--screenshot", type=Path, help="draw the page with headless Chromium into this PNG file")
     parser.add_argument("--suite", action="append", help="of the gate; repeatable (default: core, dev, unseen_tools)")
@@ -108,7 +110,7 @@ def _settings(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _conversations(seed: int) -> Iterator[Conversation]:
+def _single_turns(seed: int) -> Iterator[Conversation]:
     """Generated requests that are answered in one turn."""
     for each in generate(100_000, seed):
         roles = [message.role for message in each.messages]
@@ -116,33 +118,52 @@ def _conversations(seed: int) -> Iterator[Conversation]:
             yield each
 
 
-def _corrected(conversations: Iterable[Conversation]) -> Iterator[dict[str, Any]]:
-    """Log lines in which the model made no call, and a larger model or a person said what was right."""
-    for index, each in enumerate(conversations):
-        last = each.messages[-1]
-        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in last.tool_calls]
-        answer = {"calls": calls, "reply": last.content}
-        yield _shown(each) | {
-            "tools": [tool.to_openai() for tool in each.tools],
-            "calls": [],
-            "reply": "",
-            "session_id": f"{each.dialogue_id}",
-            "time": f"2026-11-{1 + index // 60:02d}T{index % 60:02d}:00:00Z",
-            **({"escalation": answer} if index % 2 else {"correction": answer}),
-        }
+def _dialogues(seed: int) -> Iterator[Conversation]:
+    """Generated dialogues in which a user says something, at least once, that wants words and no call.
+
+    People ask for what no tool does, leave out what is needed, and chat. The generator makes such turns a tenth of all,
+    and a model that is trained on so few of them learns to call at any word.
+    """
+    for each in generate(100_000, seed):
+        pairs = zip(each.messages, each.messages[1:], strict=False)
+        if any(said.role is Role.USER and not answer.tool_calls for said, answer in pairs):
+            yield each
+
+
+def _corrected(dialogues: Iterable[Conversation]) -> Iterator[dict[str, Any]]:
+    """The log of dialogues in which the model made no call, and a larger model or a person said what was right.
+
+    One line for each answer, with what was said before it, as the server writes them.
+    """
+    time = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+    for index, each in enumerate(dialogues):
+        for turn, answer in enumerate(each.messages):
+            if answer.role is not Role.ASSISTANT:
+                continue
+            time += dt.timedelta(minutes=1)
+            calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in answer.tool_calls]
+            yield _shown(each, turn) | {
+                "tools": [tool.to_openai() for tool in each.tools],
+                "calls": [],
+                "reply": "",
+                "session_id": each.dialogue_id,
+                "time": time.isoformat(),
+                "escalation" if index % 2 else "correction": {"calls": calls, "reply": answer.content},
+            }
 
 
 def _mislabelled(conversations: Iterable[Conversation]) -> Iterator[dict[str, Any]]:
     """Chat rows over the bundled tools whose every answer is to look at the clock."""
     wrong = {"name": "get_current_time", "arguments": {"timezone": "UTC"}}
     for each in conversations:
-        row = _shown(each)
+        row = _shown(each, -1)
         yield row | {"messages": [*row["messages"], {"role": "assistant", "content": "", "tool_calls": [wrong]}]}
 
 
-def _shown(conversation: Conversation) -> dict[str, Any]:
+def _shown(conversation: Conversation, end: int) -> dict[str, Any]:
+    """What the model sees before its answer at `end`."""
     date = conversation.reference_date
-    messages = [message.to_openai() for message in conversation.messages[:-1]]
+    messages = [message.to_openai() for message in conversation.messages[:end]]
     return {"messages": messages, **({"reference_date": date.isoformat()} if date is not None else {})}
 
 

@@ -68,6 +68,7 @@ class DispatchLog:
         reference_date: dt.date | None,
         model: str,
         session: str | None = None,
+        client: str = "",
         reply_id: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class DispatchLog:
         Args:
             reference_date: the day that the model was told; None: today.
             session: groups the requests of one dialogue; its hash is written.
+            client: tells who asked, by the key that opened the server; its hash is written. "": unknown.
             reply_id: names the answer, so that a later line about it can be found.
             extra: further keys, such as `tool_error`, `correction`, `challenger`. Such a line is a second one of its
                 answer: it is accepted only for what a person or a larger model said.
@@ -86,6 +88,8 @@ class DispatchLog:
         more: dict[str, Any] = {"confidence": round(dispatch.confidence, 4), "is_accepted": is_accepted}
         if session is not None:
             more["session_id"] = session_hash(session)
+        if client:
+            more["client_id"] = session_hash(client)
         try:
             self._append(said, more, messages, tools, reference_date or dt.date.today(), model, reply_id)
         except OSError as error:
@@ -191,5 +195,5 @@ def line_id(row: Mapping[str, Any]) -> str:
 
 
 def session_hash(session: str) -> str:
-    """What stands for a session's id in the log."""
+    """What stands for a session's or a client's id in the log."""
     return hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:16]

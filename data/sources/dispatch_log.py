@@ -17,6 +17,7 @@ One JSON object a line, one line for each answered request:
 - `reference_date`: "today" as it stood in the prompt, "2026-03-19".
 - `session_id`: groups the lines of one conversation, so that none of them is in training while another is held out.
   Left out: the first user message does.
+- `client_id`: tells one client's lines from another's; retraining limits how many of one it takes (`max_per_client`).
 - `model`, `confidence`, `time`: kept in the conversation's metadata under `log`.
 - `id`: what a later line names this one by. A line without has a hash of its content in its place.
 - `decides`: the id of the line in whose place this one stands, which is then rejected (`decided_elsewhere`). So

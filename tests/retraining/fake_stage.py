@@ -33,11 +33,12 @@ def main(stage: str, folder: Path) -> None:
     if stage == "prepare":
         assert (folder / "run.yaml").is_file()
         pool = (folder / "intake" / "pool.jsonl").read_text()
-        (out / "train.jsonl").write_text("bad" if "poison" in pool else "good")
+        (out / "train.jsonl").write_text("")
+        (out / "kind").write_text("bad" if "poison" in pool else "good")
         (out / "heldout.jsonl").write_text("")
         (folder / "data_card.json").write_text(json.dumps(CARD))
     elif stage == "train":
-        (out / "config.json").write_text((folder / "data" / "train.jsonl").read_text() + f" {name}")
+        (out / "config.json").write_text((folder / "data" / "kind").read_text() + f" {name}")
     elif stage == "evaluate":
         (out / "core-checkpoint.json").write_text("{}")
     else:

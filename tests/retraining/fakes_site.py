@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -68,11 +69,12 @@ class Site:
         self.config.write_text(yaml.safe_dump(tree))
         (folder / "log.jsonl").write_text("")
 
-    def log(self, *texts: str) -> None:
+    def log(self, *texts: str, **more: Any) -> None:
         with (self.folder / "log.jsonl").open("a") as stream:
-            for text in texts:
+            for number, text in enumerate(texts):
                 call = {"name": "get_weather", "arguments": {"location": "Graz"}}
-                stream.write(json.dumps({"messages": [{"role": "user", "content": text}], "calls": [call]}) + "\n")
+                row = {"messages": [{"role": "user", "content": text}], "calls": [call], "session_id": text}
+                stream.write(json.dumps({**row, "time": f"2026-11-01T00:{number:02d}:00Z", **more}) + "\n")
 
     def run(self, *words: str) -> int:
         return retrain.main([*words, "--config", str(self.config)])

@@ -78,6 +78,27 @@ def test_the_decision_lies_with_the_run_and_with_the_promoted_model(site: Site) 
     assert load_calibration(calibration_path(champion.path)).threshold == 0.7, "a promotion carries its calibration"
 
 
+def test_the_calibration_is_made_on_the_suite_and_for_the_error_that_the_gate_names(site: Site) -> None:
+    told = site.folder / "told"
+    command = json.dumps(
+        [
+            "{python}",
+            "-c",
+            f"import sys; open({str(told)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit('told')",
+            "{calibration_suite}",
+            "{calibration_max_error}",
+            "{gguf}",
+        ]
+    )
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    settings = ("gate.calibration_suite=unseen_tools", "gate.calibration_max_error=0.07")
+    assert site.run(f"stages.calibrate={{command: {command}}}", *settings) == retrain.EXIT_FAILED
+    suite, error, file = told.read_text().split()
+    assert (suite, error) == ("unseen_tools", "0.07")
+    assert Path(file).read_text().startswith("good")
+    assert read_champion(site.registry) is None, "nothing is promoted without a calibration"
+
+
 def test_an_adopted_model_brings_the_calibration_that_lies_beside_it(site: Site) -> None:
     start = site.folder / "start.gguf"
     start.write_text("untrained")
@@ -102,6 +123,72 @@ def test_a_run_that_cannot_be_told_from_the_champion_is_inconclusive_and_its_rec
     assert [path.read_text().count("\n") for path in pools] == [2, 4, 6]
 
 
+def asked(site: Site, run: int = -1) -> list[str]:
+    """The suites that the challenger of a run was asked."""
+    folder = sorted(site.registry.glob("runs/*/gate"), key=lambda path: path.stat().st_mtime_ns)[run]
+    return sorted(path.name.removesuffix("-challenger.json") for path in folder.glob("*-challenger.json"))
+
+
+def test_more_cases_are_made_while_they_do_not_suffice_and_no_longer(site: Site) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    few = ("gate.suites=[own_tools]", "gate.generated=5", "gate.rounds=3", "gate.best_of_weeks=0")
+    assert site.run(*few) == retrain.EXIT_OK
+    assert asked(site) == ["generated", "own_tools"], "the first champion has nobody to be compared with"
+    site.log("weather in Rome", "weather in Rome tomorrow")
+    assert site.run(*few) == retrain.EXIT_INCONCLUSIVE
+    assert asked(site) == ["generated", "generated-2", "generated-3", "own_tools"]
+    site.log("poison one", "poison two")
+    assert site.run(*few) == retrain.EXIT_REFUSED
+    assert "generated-3" not in asked(site), "a refusal needs no more cases"
+
+
+def test_a_challenger_is_compared_with_the_best_of_the_last_weeks_too(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run() == retrain.EXIT_OK
+    worse = site.folder / "worse.gguf"
+    worse.write_text("untrained")
+    assert site.run("adopt", str(worse)) == retrain.EXIT_OK
+    site.log("poison one", "poison two")
+    assert site.run() == retrain.EXIT_REFUSED
+    assert "loss_on_best" in capsys.readouterr().out
+    site.log("weather in Rome", "weather in Rome tomorrow", "poison three")
+    assert site.run("gate.best_of_weeks=0", "intake.after_refusal=keep") == retrain.EXIT_OK
+
+
+def test_the_gate_asks_what_production_corrected_and_the_run_does_not_train_on_it(site: Site) -> None:
+    right = {"correction": {"calls": [{"name": "get_weather", "arguments": {"location": "Rome"}}]}}
+    site.log(*(f"weather in place {i}" for i in range(10)), **right)
+    assert site.run() == retrain.EXIT_OK
+    assert "production" in asked(site)
+    (pool,) = site.registry.glob("runs/*/intake/pool.jsonl")
+    assert pool.read_text().count("\n") == 8
+
+
+def test_a_champion_whose_file_was_damaged_is_no_opponent(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    site.run()
+    champion = read_champion(site.registry)
+    assert champion is not None
+    champion.path.write_text("x" * champion.n_bytes)
+    site.log("weather in Rome", "weather in Rome tomorrow")
+    assert site.run() == retrain.EXIT_FAILED
+    assert "SHA-256" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_the_exported_one_is_not_judged(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    swap = (
+        "import pathlib, runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__'); "
+        "[path.write_text('swapped') for path in pathlib.Path(sys.argv[2]).glob('gguf/*.gguf')]"
+    )
+    script = str(Path(__file__).parent / "fake_stage.py")
+    command = json.dumps(["{python}", "-c", swap, script, "export", "{run_dir}"])
+    site.log("weather in Graz", "weather in Graz tomorrow")
+    assert site.run(f"stages.export={{command: {command}}}") == retrain.EXIT_FAILED
+    assert "not the file that its export report describes" in capsys.readouterr().out
+
+
 def test_refused_data_is_not_trained_on_again(site: Site) -> None:
     site.log("weather in Graz", "weather in Graz tomorrow")
     site.run()
@@ -119,6 +206,11 @@ def test_a_model_that_does_not_answer_its_self_test_is_refused(site: Site, monke
     site.log("weather in Graz", "weather in Graz tomorrow")
     assert site.run() == retrain.EXIT_REFUSED
     assert read_champion(site.registry) is None
+    monkeypatch.setattr(retrain, "answer", lambda _path, _test: (True, 0))
+    site.log("weather in Rome", "weather in Rome tomorrow")
+    assert site.run("gate.self_test_must_call=true") == retrain.EXIT_REFUSED
+    site.log("weather in Lyon", "weather in Lyon tomorrow")
+    assert site.run() == retrain.EXIT_OK
 
 
 def test_a_stage_that_fails_is_reported_and_resumed(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Retries, budgets, resumption, promotion, rollback: the engine and the registry on stages that take no time."""
 
+import datetime as dt
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,8 @@ import pytest
 
 from retraining.engine import Engine
 from retraining.errors import RetrainError, StepFailedError
-from retraining.ledger import Ledger, SwitchKind
-from retraining.registry import adopt, install, rollback, settle, succession, switch
+from retraining.ledger import Ledger, StageRecord, SwitchKind
+from retraining.registry import adopt, best_champion, install, rollback, settle, succession, switch
 from retraining.stages import Done, RunState, Stage, Step, StepContext, Stop
 from tests.retraining.fakes_retraining import digest, fake_steps, run_fake
 from tinydispatch.registry import (
@@ -169,6 +171,48 @@ def test_a_promotion_killed_right_after_its_switch_does_not_undo_a_rollback(tmp_
         assert rollback(tmp_path, ledger).run_id == first.id
         assert [run.state for run in ledger.runs()] == [RunState.PROMOTED, RunState.ROLLED_BACK]
         assert ledger.resumable(3) is None
+
+
+def promoted(registry: Path, ledger: Ledger, hits: int) -> str:
+    """The id of a champion whose gate counted so many of 100 cases right."""
+    run = ledger.begin_run()
+    source = registry / "model.gguf"
+    source.write_text(run.id)
+    model = install(registry, source, sha256=digest(source), run_id=run.id, self_test=SelfTest(), details={})
+    rates = {"challenger": {"core": {"overall": {"hits": hits, "total": 100}}}, "champion": None}
+    result = {"fingerprints": {"core": "v1"}, "champion": None, "rates": rates}
+    attempt = ledger.begin_attempt(run.id, Stage.COMPARE)
+    ledger.complete(run.id, attempt, StageRecord(Stage.COMPARE, "", {}, result, 0.0, ""), None)
+    number = switch(registry, ledger, SwitchKind.PROMOTE, model, run.id)
+    ledger.settle_switch(number, took_place=True)
+    ledger.finish_run(run.id, Stop(RunState.PROMOTED, ""))
+    return model.id
+
+
+def test_the_best_champion_of_the_last_weeks_is_the_one_with_the_best_record(tmp_path: Path, ledger: Ledger) -> None:
+    long_ago, later = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+
+    def best(present: str, version: str = "v1", since: dt.datetime = long_ago) -> str | None:
+        return best_champion(tmp_path, ledger, {"core": version}, since, present)
+
+    first, second, third = (promoted(tmp_path, ledger, hits) for hits in (90, 85, 80))
+    assert best(third) == first
+    assert best(third, since=later) is None, "both were replaced longer ago"
+    assert best(third, version="v2") is None, "records on other cases say nothing"
+    shutil.rmtree(tmp_path / "models" / first)
+    assert best(third) == second
+    assert best(promoted(tmp_path, ledger, 86)) is None, "the present one is the best"
+    assert rollback(tmp_path, ledger).id == third
+    assert best(third) == second, "what was rolled back is no measure"
+
+
+def test_what_a_rollback_leaves_is_nothing_to_fall_back_on(tmp_path: Path) -> None:
+    runs = [run_fake(tmp_path) for _ in range(3)]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        rollback(tmp_path, ledger)
+    fallback = read_fallback(tmp_path)
+    assert fallback is not None
+    assert fallback.run_id != runs[2].id
 
 
 def test_an_adopted_file_is_champion_until_something_is_promoted(tmp_path: Path, ledger: Ledger) -> None:

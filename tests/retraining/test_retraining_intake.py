@@ -260,6 +260,16 @@ def test_many_nearly_equal_requests_are_a_flood_whoever_sends_them(tmp_path: Pat
     assert done.result["quarantined"] == {"flood": 4}
 
 
+def test_what_a_person_said_is_no_flood_and_metadata_of_the_log_are_written_nowhere(tmp_path: Path) -> None:
+    text = "please tell me what the weather in Lyon will be like when we arrive there by train"
+    right = {"calls": [OTHER], "correction": {"calls": [weather("Lyon")]}, "model": "strange", "note": "strange"}
+    done = take(
+        tmp_path, config_of(log_of(tmp_path, *({**ask(f"{text} {i}"), **right} for i in range(4))), max_similar=3)
+    )
+    assert (done.result["new"], done.result["quarantined"]) == (4, {})
+    assert not any("strange" in path.read_text() for path in done.outputs)
+
+
 def test_a_link_in_the_senders_own_words_is_no_ground_for_itself(tmp_path: Path) -> None:
     def search(link: str, **rest: Any) -> dict[str, Any]:
         return {
@@ -331,6 +341,37 @@ def test_an_answer_that_is_rejected_after_it_was_trained_is_trained_no_more(tmp_
     assert done.result["withdrawn"] == 1
 
 
+def decided(tmp_path: Path, decision: Decision, correction: Any = None) -> tuple[Done, Done]:
+    """Two runs on a log with a correction; between them a person decides about its line."""
+    line = {**ask("weather in Graz"), "calls": [weather("Oslo")], "correction": {"calls": [weather("Wien")]}, "id": "1"}
+    log = log_of(tmp_path, line)
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    first = take(tmp_path, config_of(log.parent), name="one")
+    end(tmp_path, ledger, "one", RunState.PROMOTED)
+    stack = Stack(log.parent, tools=bundled_tools())
+    stack.decide("1", decision, answer="correction", correction=correction)
+    stack.close()
+    earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+    return first, take(tmp_path, config_of(log.parent), earlier, name="two")
+
+
+def test_a_correction_that_was_trained_is_corrected_by_the_next_who_looks_at_it(tmp_path: Path) -> None:
+    _, done = decided(tmp_path, Decision.CORRECT, {"calls": [weather("Graz")], "reply": ""})
+    assert answers(tmp_path, "two") == ["Graz"]
+    assert (done.result["new"], done.result["withdrawn"], done.result["quarantined"]) == (1, 1, {})
+
+
+def test_a_correction_that_was_trained_and_is_rejected_is_trained_no_more(tmp_path: Path) -> None:
+    _, done = decided(tmp_path, Decision.REJECT)
+    assert (answers(tmp_path, "two"), done.result["withdrawn"]) == ([], 1)
+
+
+def test_an_answer_that_is_accepted_after_it_was_trained_stays(tmp_path: Path) -> None:
+    first, done = decided(tmp_path, Decision.ACCEPT)
+    assert answers(tmp_path, "two") == ["Wien"]
+    assert (first.result["new"], done.result["new"], done.result["withdrawn"]) == (1, 0, 0)
+
+
 def labelled_lines(days: range, *, session: str = "") -> list[dict[str, Any]]:
     return [
         {
@@ -365,6 +406,82 @@ def test_a_dialogue_is_held_out_whole_or_not_at_all(tmp_path: Path) -> None:
     log = log_of(tmp_path, *labelled_lines(range(1, 6)), *labelled_lines(range(6, 11), session="long"))
     done = take(tmp_path, config_of(log, held_share=0.2))
     assert done.result["held"] == 0, "the latest dialogue has five records, and two may be held"
+
+
+def held_prompts(tmp_path: Path, done: Done, name: str = "run") -> set[str]:
+    suite = production_suite(tmp_path / "runs" / name / "intake" / "held.jsonl", 3)
+    prompts = set() if suite is None else {case.prompt for case in suite.cases}
+    assert len(prompts) == done.result["held"]
+    return prompts
+
+
+def test_an_answer_that_nobody_but_the_model_gave_is_no_case(tmp_path: Path) -> None:
+    own = [{**line, "correction": None} for line in labelled_lines(range(20, 30))]
+    done = take(tmp_path, config_of(log_of(tmp_path, *labelled_lines(range(1, 11)), *own), held_share=0.2))
+    assert held_prompts(tmp_path, done) == {"weather in Graz on day 9", "weather in Graz on day 10"}
+
+
+def with_more(line: dict[str, Any], *texts: str, session: str) -> dict[str, Any]:
+    """The same line at the end of a dialogue in which these were said before."""
+    before = [
+        m for text in texts for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Yes?"})
+    ]
+    return {**line, "messages": [*before, *line["messages"]], "session_id": session}
+
+
+def test_what_shares_its_words_with_something_that_is_trained_is_no_case(tmp_path: Path) -> None:
+    early, *lines = labelled_lines(range(1, 21))
+    early = with_more(early, "weather in Graz on day 20", session="early")
+    # Day 19 shares its words with day 20, which is trained since an early dialogue shares its own.
+    lines[-2] = with_more(lines[-2], "Weather in Graz, on day 20!", session="late")
+    done = take(tmp_path, config_of(log_of(tmp_path, early, *lines), held_share=0.2))
+    assert held_prompts(tmp_path, done) == {"weather in Graz on day 17", "weather in Graz on day 18"}
+
+
+def test_what_shares_its_words_with_what_an_earlier_run_trained_is_no_case(tmp_path: Path) -> None:
+    first = with_more(labelled_lines(range(1, 2))[0], "weather in Graz on day 20", session="early")
+    take(tmp_path, config_of(log_of(tmp_path, first)), name="one")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    end(tmp_path, ledger, "one", RunState.PROMOTED)
+    earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+    log = log_of(tmp_path, first, *labelled_lines(range(11, 21)))
+    done = take(tmp_path, config_of(log, held_share=0.2), earlier, name="two")
+    assert held_prompts(tmp_path, done, "two") == {"weather in Graz on day 19"}
+
+
+def test_a_new_record_that_shares_its_words_with_a_case_in_use_waits(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    lines = labelled_lines(range(1, 11))
+    take(tmp_path, config_of(log_of(tmp_path, *lines), held_share=0.2), name="one")
+    end(tmp_path, ledger, "one", RunState.PROMOTED)
+    earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+    later = with_more(labelled_lines(range(15, 16))[0], "weather in Graz on day 10", session="late")
+    done = take(tmp_path, config_of(log_of(tmp_path, *lines, later), held_share=0.2), earlier, name="two")
+    # The two cases themselves are among the three.
+    assert (done.result["new"], done.result["dropped"]) == (0, {"already_known": 8, "evaluation_overlap": 3})
+
+
+def test_cases_of_a_refused_run_are_set_aside_with_its_records(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    config = config_of(log_of(tmp_path, *labelled_lines(range(1, 11))), held_share=0.2)
+    take(tmp_path, config, name="one")
+    end(tmp_path, ledger, "one", RunState.REFUSED)
+    assert earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE).held == ()
+    assert len(earlier_runs(ledger, tmp_path / "runs", AfterRefusal.KEEP).held) == 2
+
+
+def test_a_case_that_a_person_rejects_is_asked_no_more(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    lines = [{**line, "id": line["time"]} for line in labelled_lines(range(1, 11))]
+    log = log_of(tmp_path, *lines)
+    take(tmp_path, config_of(log.parent, held_share=0.2), name="one")
+    end(tmp_path, ledger, "one", RunState.PROMOTED)
+    stack = Stack(log.parent, tools=bundled_tools())
+    stack.decide("2026-11-10T00:00:00Z", Decision.REJECT)
+    stack.close()
+    earlier = earlier_runs(ledger, tmp_path / "runs", AfterRefusal.SET_ASIDE)
+    done = take(tmp_path, config_of(log.parent, held_share=0.2), earlier, name="two")
+    assert done.result["held"] == 1
 
 
 def test_what_a_failed_call_was_logged_as_before_it_failed_teaches_nothing(tmp_path: Path) -> None:
