@@ -88,6 +88,7 @@ class Server:
     def abort(self) -> None:
         """Answer 503 to all that is under way and whatever comes; may be called from a signal's handler."""
         self._is_aborted = True
+        shared_child().abandon()
         for flight in list(self._flights):
             flight.abort(errors.stopping())
 
@@ -164,6 +165,10 @@ class Server:
         self._n_strange += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._strange, go)
+        except ApiError:
+            if self._is_aborted:
+                raise errors.stopping() from None
+            raise
         finally:
             self._n_strange -= 1
 
@@ -270,7 +275,7 @@ class Server:
             "model": self.settings.model_name,
             "serving": self.holder.serving.id,
             "busy": self.holder.is_busy,
-            "waiting": self.holder.n_waiting,
+            "waiting": self.holder.n_waiting + self._n_strange,
             **self.rollout.health(),
         }
         return _json(body, 200 if is_ok else 503)
