@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     uv = shutil.which("uv")
     try:
+        wanted = changed(pins(arguments.lock.read_text("utf-8")), arguments.pins)
         if uv is None:
             raise ValueError("uv is needed to ask for hashes: pip install uv")
-        wanted = changed(pins(arguments.lock.read_text("utf-8")), arguments.pins)
         text = hashed(wanted, uv)
     except (OSError, ValueError) as error:
         print(f"lock: {error}", file=sys.stderr)

@@ -317,7 +317,7 @@ def _body(made: Json, kind: type[Body], settings: ServerSettings) -> Json:
 def _post(body: str, answer: str, summary: str, *, streams: bool = True) -> Json:
     shapes = {"application/json": {"schema": _ref(answer)}}
     if streams:
-        shapes["text/event-stream"] = {"schema": {"type": "string", "description": "For `stream: true`."}}
+        shapes["text/event-stream"] = {}
     responses = {"200": {"description": summary, "content": shapes}}
     content = {"application/json": {"schema": _ref(body)}}
     return {"post": _operation(responses, summary=summary, requestBody={"required": True, "content": content})}
