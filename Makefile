@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: demo test test-all check bench-data bench-train bench-dispatch bench-gguf retrain-demo clean
+.PHONY: demo test test-all check lock bench-data bench-train bench-dispatch bench-gguf retrain-demo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py --config assistant.yaml
@@ -50,12 +51,19 @@ bench-gguf: $(VENV)/.installed
 retrain-demo: $(VENV)/.installed
 	$(BIN)/python -m scripts.retrain_demo
 
+# The hash of every pin anew; with PINS="name==version …", other versions.
+lock: $(VENV)/.installed
+	$(BIN)/python -m scripts.lock $(PINS)
+
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp is written last, so that an interrupted installation starts over.
-$(VENV)/.installed: requirements.lock pyproject.toml
+# torch comes last, with whatever its build needs besides; all else that it needs is there by then, checked by its hash.
+$(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; make PYTHON=python3.12 …"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(PIP) --require-hashes --no-deps --requirement requirements.lock
+	$(PIP) --requirement requirements-torch.lock
+	$(BIN)/python -m pip check
 	touch $@

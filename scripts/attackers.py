@@ -2,7 +2,8 @@
 
 Some send schemas that are huge or stand for more than can be compiled, some patterns that backtrack without end, some
 schemas that no dialect knows, and some a thousand connections that say nothing. No two schemas are the same. Who is
-told to come again later does so. Prints the number of answers of each kind and status as JSON.
+told to come again later does so. Prints the number of answers of each kind and status as JSON. `--once` sends each
+schema once instead, one after the other, and prints how long its answer took, and `/health` meanwhile.
 """
 
 from __future__ import annotations
@@ -113,12 +114,34 @@ async def _attack(url: str, seconds: float) -> Counter[str]:
     return told
 
 
+async def _once(url: str) -> None:
+    print(f"{'schema':<12}{'status':>8}{'seconds':>9}{'/health at most':>17}")
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S) as client:
+        for kind, schemas in (("huge", HUGE), ("pattern", PATTERNS), ("odd", ODD)):
+            for index, schema in enumerate(schemas):
+                tool = {"type": "function", "function": {"name": "f", "parameters": schema(time.time_ns() % 10**9)}}
+                body = {"messages": [{"role": "user", "content": "a" * 50}], "tools": [tool], "max_tokens": 16}
+                started, health_s = time.monotonic(), 0.0
+                asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+                while not asking.done():
+                    asked = time.monotonic()
+                    await client.get("/health")
+                    health_s = max(health_s, time.monotonic() - asked)
+                    await asyncio.wait({asking}, timeout=0.1)
+                seconds, status = time.monotonic() - started, (await asking).status_code
+                print(f"{f'{kind} {index + 1}':<12}{status:>8}{seconds:>9.2f}{health_s:>17.2f}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0, whatever the server said."""
     parser = argparse.ArgumentParser(prog="python -m scripts.attackers", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--once", action="store_true", help="each schema once, with the time to its answer")
     arguments = parser.parse_args(argv)
+    if arguments.once:
+        asyncio.run(_once(arguments.url))
+        return 0
     print(json.dumps(asyncio.run(_attack(arguments.url, arguments.seconds))))
     return 0
 

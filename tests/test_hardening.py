@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from scripts import lock
 from tests.fixtures_gguf import tiny_export
 from tests.fixtures_playback import TODAY, WEATHER, PlaybackRuntime
 from tests.fixtures_server import running
@@ -270,3 +271,21 @@ def test_3_a_child_ends_with_whoever_asks_it() -> None:
     while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < ends:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}/exe").exists()
+
+
+def test_15_every_pin_has_hashes_and_make_asks_for_them(tmp_path: Path) -> None:
+    text = lock.LOCK.read_text("utf-8")
+    entries = text.split("\n", 2)[2].replace("\\\n", " ").splitlines()
+    assert len(entries) == len(lock.pins(text)) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "torch" not in lock.pins(text)
+    assert "--require-hashes --no-deps --requirement requirements.lock" in (ROOT / "Makefile").read_text("utf-8")
+    old = {"a": "1", "b-c": "2"}
+    assert lock.changed(old, ["B_c==3", "a==", "d==1"]) == {"b-c": "3", "d": "1"}
+    for wrong in ("a>=1", "torch==1", "gone=="):
+        with pytest.raises(ValueError, match=r"pin|torch"):
+            lock.changed(old, [wrong])
+    kept = tmp_path / "requirements.lock"
+    kept.write_text("a==1\n", "utf-8")
+    assert lock.main(["nonsense", "--lock", str(kept)]) == 2
+    assert kept.read_text("utf-8") == "a==1\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -135,3 +136,18 @@ def test_who_has_asked_before_stays_when_the_silent_come() -> None:
         with _silent(server, 20) as connections:
             wait_until(lambda: sum(map(_is_closed, connections)) >= 10, 30)
             assert _health(known).startswith(b"HTTP/1.1 200")
+
+
+def test_who_asks_among_many_that_come_at_once_is_answered() -> None:
+    with running(limits=Limits(max_connections=4)) as server:
+        # The event loop is held up until all of them are there.
+        held, is_free = threading.Event(), threading.Event()
+        loop = server.uvicorn.servers[0].get_loop()
+        loop.call_soon_threadsafe(lambda: (held.set(), is_free.wait(30)))
+        assert held.wait(30)
+        with _silent(server, 1) as (asking,):
+            asking.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            with _silent(server, 30):
+                is_free.set()
+                asking.settimeout(30)
+                assert asking.recv(4096).startswith(b"HTTP/1.1 200")

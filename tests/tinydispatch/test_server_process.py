@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -29,8 +30,8 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _server(port: int, folder: Path, delay_s: float) -> Iterator[subprocess.Popen[bytes]]:
-    code = "import sys; from pathlib import Path; from tests.fixtures_server import serve_alone; "
+def _server(port: int, folder: Path, delay_s: float, before: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    code = f"{before}import sys; from pathlib import Path; from tests.fixtures_server import serve_alone; "
     code += "serve_alone(int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))"
     process = subprocess.Popen([sys.executable, "-c", code, str(port), str(folder), str(delay_s)], cwd=ROOT)
     try:
@@ -91,6 +92,35 @@ def test_a_second_signal_ends_at_once_and_says_so_to_those_who_wait(tmp_path: Pa
             assert response.status_code == 503
             assert response.json()["error"]["code"] == "service_unavailable"
         assert process.wait(60) == 0
+
+
+_NO_DEADLINE = (
+    "import functools; from tinydispatch.decoding import child; "
+    "child.shared_child = functools.lru_cache(lambda: child.GrammarChild(deadline_s=3600)); "
+)
+STRANGE = {"type": "object", "properties": {"v": {"type": "string", "pattern": "^a+$"}}}
+
+
+def _strange(name: str) -> Any:
+    return [{"type": "function", "function": {"name": name, "parameters": STRANGE}}]
+
+
+def test_a_second_signal_ends_a_compilation_that_is_stuck(tmp_path: Path) -> None:
+    port = _free_port()
+    with _server(port, tmp_path, 0.0, _NO_DEADLINE) as process, ThreadPoolExecutor() as pool:
+        assert _post(port, tools=_strange("first")).status_code == 200
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+        (compiler,) = (int(child) for task in tasks for child in task.read_text("ascii").split())
+        os.kill(compiler, signal.SIGSTOP)
+        asked = [pool.submit(_post, port, tools=_strange(f"stuck{number}")) for number in range(3)]
+        wait_until(lambda: _health(port)["waiting"] == 3)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not _health(port))
+        assert process.poll() is None, "what was taken is finished first"
+        process.send_signal(signal.SIGTERM)
+        assert [future.result().status_code for future in asked] == [503] * 3
+        assert process.wait(60) == 0
+        wait_until(lambda: not Path(f"/proc/{compiler}").exists())
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from jsonschema import Draft202012Validator
 from openai.types import completion_create_params
 from openai.types.responses import response_create_params
+from openapi_spec_validator import validate
 
 from tests.fixtures_server import MODEL, ONE_CALL, OSLO, ROME, TOOLS, TWO_CALLS, Running, running
 from tinydispatch import formats
@@ -391,3 +393,55 @@ def test_the_docs_name_all_that_is_refused() -> None:
     table = page.partition("### What is refused")[2].partition("\n## ")[0]
     names = {*ChatBody.REFUSED, *ResponseBody.REFUSED, *CompletionBody.REFUSED, "n", "best_of", "modalities"}
     assert [name for name in sorted(names) if f"`{name}`" not in table] == []
+
+
+def test_the_servers_own_document_is_one_and_its_answers_are_as_it_says(caller: Running) -> None:
+    document = httpx.get(f"{caller.url}/openapi.json", timeout=90).json()
+    validate(document)
+    assert set(document["paths"]) == {
+        "/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/feedback", "/v1/models", "/v1/models/{name}",
+        "/health", "/metrics", "/openapi.json",
+    }  # fmt: skip
+    flat_call = {"type": "function_call", "call_id": "a", "name": "x", "arguments": "{}"}
+    flat_output = {"type": "function_call_output", "call_id": "a", "output": "1"}
+    fits: dict[str, list[tuple[dict[str, Any], bool]]] = {
+        "/v1/chat/completions": [
+            (caller.ask(stop="x"), True),
+            (caller.ask(tool_choice={"type": "function", "function": {"name": "get_weather"}}), True),
+            (caller.ask(stop=["x", ""]), False),
+            (caller.ask(tool_choice="always"), False),
+            ({"messages": []}, False),
+            ({"messages": [{"role": "user"}]}, False),
+            (caller.ask(temperature=3), False),
+        ],
+        "/v1/responses": [
+            ({"input": "Oslo?", "tools": FLAT}, True),
+            ({"input": [flat_call, flat_output]}, True),
+            ({"input": [{"type": "picture"}]}, False),
+        ],
+        "/v1/completions": [({"prompt": "Oslo"}, True), ({"prompt": ["a", "b"]}, False), ({"prompt": ""}, False)],
+        "/v1/feedback": [({"id": "x"}, False), ({"id": "x", "tool_error": 1}, False)],
+    }
+    for path, bodies in fits.items():
+        operation = document["paths"][path]["post"]
+        asked = operation["requestBody"]["content"]["application/json"]["schema"]
+        for body, is_right in bodies:
+            answer = caller.send(path, body)
+            assert (answer.status_code == 200) is is_right, answer.text
+            assert _fits(document, asked, body) is is_right, body
+            told = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+            assert _fits(document, told, answer.json())
+    for path in ("/v1/models", "/health"):
+        told = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert _fits(document, told, httpx.get(f"{caller.url}{path}", timeout=90).json())
+
+
+def _fits(document: dict[str, Any], schema: dict[str, Any], value: Any) -> bool:
+    return Draft202012Validator({**schema, "components": document["components"]}).is_valid(value)
+
+
+def test_the_document_names_the_key_and_asks_for_it() -> None:
+    with running(key="secret-key-of-some-length") as server:
+        assert httpx.get(f"{server.url}/openapi.json", timeout=90).status_code == 401
+        with_key = {"authorization": "Bearer secret-key-of-some-length"}
+        assert httpx.get(f"{server.url}/openapi.json", timeout=90, headers=with_key).json()["security"] == [{"key": []}]

@@ -87,7 +87,7 @@ class GrammarChild:
     ) -> None:
         self._deadline_s, self._memory_bytes, self._command = deadline_s, memory_bytes, tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_ready = False
+        self._is_ready = self._is_abandoned = False
         self._lock = threading.Lock()
 
     @property
@@ -121,11 +121,23 @@ class GrammarChild:
         with self._lock:
             self._end()
 
+    def abandon(self) -> None:
+        """End the process at once, and start no other; may be called from a signal's handler.
+
+        Who waits for an answer, or asks from now on, gets a `GrammarError`.
+        """
+        self._is_abandoned = True
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         if not _MAY_TRY.get():
             raise StrangeSchemaError
         names = ", ".join(_name(entry) for entry in question["tools"][:3])
         with self._lock:
+            if self._is_abandoned:
+                raise GrammarError(names, "", "nothing is compiled any more: the process is ending")
             process = self._started()
             assert process.stdin is not None
             assert process.stdout is not None
@@ -141,7 +153,8 @@ class GrammarChild:
                 self._end()
                 # For the next one, which then need not wait for it.
                 with contextlib.suppress(OSError):
-                    self._start()
+                    if not self._is_abandoned:
+                        self._start()
                 reason = (
                     f"it takes longer than {self._deadline_s:g} s to compile"
                     if is_late

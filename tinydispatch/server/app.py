@@ -1,5 +1,5 @@
-"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health` and `/metrics`;
-`/ui` stands in `ui.py`.
+"""The routes: `/v1/chat/completions`, `/v1/responses`, `/v1/completions`, `/v1/models`, `/health`, `/metrics`
+and `/openapi.json`; `/ui` stands in `ui.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tinydispatch.server.job import Answer, ChatJob, bad_schema
 from tinydispatch.server.keys import owner_of
 from tinydispatch.server.logs import log
 from tinydispatch.server.metrics import CONTENT_TYPE, Metrics
+from tinydispatch.server.openapi import document
 from tinydispatch.server.reply import ChatWriter, MakeWriter, Writer, json_bytes
 from tinydispatch.server.request import ChatRequest, read_request
 from tinydispatch.server.responses import ResponseWriter, read_response_request
@@ -87,6 +88,7 @@ class Server:
     def abort(self) -> None:
         """Answer 503 to all that is under way and whatever comes; may be called from a signal's handler."""
         self._is_aborted = True
+        shared_child().abandon()
         for flight in list(self._flights):
             flight.abort(errors.stopping())
 
@@ -163,6 +165,10 @@ class Server:
         self._n_strange += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._strange, go)
+        except ApiError:
+            if self._is_aborted:
+                raise errors.stopping() from None
+            raise
         finally:
             self._n_strange -= 1
 
@@ -269,10 +275,15 @@ class Server:
             "model": self.settings.model_name,
             "serving": self.holder.serving.id,
             "busy": self.holder.is_busy,
-            "waiting": self.holder.n_waiting,
+            "waiting": self.holder.n_waiting + self._n_strange,
             **self.rollout.health(),
         }
         return _json(body, 200 if is_ok else 503)
+
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        del request
+        return _json(document(self.settings, is_keyed=bool(self.settings.keys)))
 
     async def prometheus(self, request: Request) -> Response:
         """GET /metrics."""
@@ -369,6 +380,7 @@ def create_app(server: Server) -> FastAPI:
     app.add_route("/v1/models/{name:path}", server.model, ["GET"])
     app.add_route("/health", server.health, ["GET"])
     app.add_route("/metrics", server.prometheus, ["GET"])
+    app.add_route("/openapi.json", server.openapi, ["GET"])
     if server.settings.has_ui:
         UiRoutes(server.settings, server.dispatch_log, lambda: server.holder.serving.id).add_to(app)
     for kind in (ApiError, HTTPException, ClientGoneError):

@@ -39,11 +39,21 @@ class BoundedProtocol(H11Protocol):
         """Take the connection; it has to say something in time."""
         super().connection_made(transport)
         self._wait_for_header()
-        if len(self.connections) - _n_closing(self.connections) > self.max_connections:
+        if len(self.idle) == 1 and self._n_too_many() > 0:
+            self._drop(_FULL)
+        else:
+            # Many may have come at once: what each of them says is read before one is closed for its silence.
+            self.loop.call_soon(self.loop.call_soon, self._make_room)
+
+    def _n_too_many(self) -> int:
+        n_closing = sum(connection.transport.is_closing() for connection in self.connections)
+        return len(self.connections) - n_closing - self.max_connections
+
+    def _make_room(self) -> None:
+        if self.idle and self._n_too_many() > 0:
             # Who has asked before will ask again, and may be doing so just now.
             silent = (connection for connection in self.idle if not connection.has_asked)
-            oldest = next(silent, None) or next(iter(self.idle))
-            oldest._drop(_FULL if oldest is self else b"")
+            (next(silent, None) or next(iter(self.idle)))._drop()
 
     def data_received(self, data: bytes) -> None:
         """Go on reading; the time for a header does not start anew with every byte of it."""
@@ -83,11 +93,6 @@ class BoundedProtocol(H11Protocol):
             self.transport.close()
         else:
             self.transport.abort()
-
-
-def _n_closing(connections: Any) -> int:
-    """Connections that were dropped and are not gone yet."""
-    return sum(connection.transport.is_closing() for connection in connections)
 
 
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:

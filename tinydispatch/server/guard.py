@@ -22,6 +22,7 @@ OPEN_PATHS = frozenset({"/health"})
 _ROUTES = frozenset(
     {
         "/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/feedback", "/v1/models", "/health", "/metrics",
+        "/openapi.json",
     }
 )  # fmt: skip
 

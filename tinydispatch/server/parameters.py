@@ -19,8 +19,7 @@ from tinydispatch.server.errors import ApiError, invalid, too_long_array, unsupp
 from tinydispatch.server.nesting import MAX_LEVELS, is_too_deep
 from tinydispatch.tools import Tool, ToolError
 
-MAX_TOP_LOGPROBS = 20
-_MAX_STOPS = 4
+MAX_TOP_LOGPROBS, MAX_STOPS = 20, 4
 _MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512
 _EXPECTED = {
     "bool_type": "a boolean",
@@ -64,7 +63,7 @@ def _finite_depth(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Stops = Annotated[list[str], BeforeValidator(_listed), Field(max_length=_MAX_STOPS), AfterValidator(_no_empty_stop)]
+Stops = Annotated[list[str], BeforeValidator(_listed), Field(max_length=MAX_STOPS), AfterValidator(_no_empty_stop)]
 Schema = Annotated[dict[str, Any], AfterValidator(_finite_depth)]
 
 
