@@ -144,7 +144,7 @@ def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
         progress.close()
     sources = list(zip(config.sources, shards, strict=True))
     samples = [_sample(job.folder, source, shards) for source, shards in sources]
-    decisions = decide(lambda: _records(job.folder, sources, samples), config.near_duplicate_threshold)
+    decisions = decide(lambda: _records(job.folder, sources, samples), config.near_duplicate_threshold, config.guards)
     paths = _paths(out_dir)
     with ConversationWriter(paths[Split.TRAIN]) as train, ConversationWriter(paths[Split.HELDOUT]) as heldout:
         writers = {Split.TRAIN: train, Split.HELDOUT: heldout}

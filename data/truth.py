@@ -18,6 +18,7 @@ from tinydispatch.redaction import NOBODYS, Redactor
 from tinydispatch.tools import Conversation, Role, Tool, ToolCall
 
 _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}|https?://[^\s\"'<>]+")
+_SCHEME, _LETTERS = re.compile(r"\Ahttps?://(?:www\.)?"), re.compile(r"[^\W\d_]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d")
 _PLACES, _THIN, _MOST_CONVERSATIONS = 5, 20, 2000
 
@@ -62,15 +63,31 @@ def addresses(conversation: Conversation) -> set[str]:
 
 
 def strange_addresses(conversation: Conversation) -> set[str]:
-    """Those that stand nowhere in what was said or returned before."""
-    said = " ".join(message.content for message in conversation.messages if message.role is not Role.ASSISTANT).lower()
-    return {address for address in addresses(conversation) if address.lower() not in said}
+    """Those that stand nowhere in what was said or returned, nor in the tools.
+
+    An address may be spelled out ("j dot doe at acme dot com"): all of its words but the last have to be said.
+    """
+    found = addresses(conversation)
+    if not found:
+        return found
+    said = " ".join(message.content for message in conversation.messages if message.role is not Role.ASSISTANT)
+    said = f"{said} {tools_text(conversation.tools)}".lower()
+    run_together = re.sub(r"[\W_]+", "", said)
+
+    def is_said(address: str) -> bool:
+        words = _LETTERS.findall(_SCHEME.sub("", address.lower()))
+        return address.lower() in said or all(word in run_together for word in words[: max(1, len(words) - 1)])
+
+    return {address for address in found if not is_said(address)}
 
 
 def own_addresses(conversation: Conversation) -> set[str]:
     """Those that only the sender says, and that are not set aside for examples: no result and no system message."""
-    other = " ".join(m.content for m in conversation.messages if m.role in (Role.SYSTEM, Role.TOOL)).lower()
     found = addresses(conversation)
+    if not found:
+        return found
+    other = " ".join(m.content for m in conversation.messages if m.role in (Role.SYSTEM, Role.TOOL))
+    other = f"{other} {tools_text(conversation.tools)}".lower()
     return {each for each in found if each.lower() not in other and NOBODYS.fullmatch(each) is None}
 
 

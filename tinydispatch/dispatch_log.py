@@ -68,6 +68,7 @@ class DispatchLog:
         reference_date: dt.date | None,
         model: str,
         session: str | None = None,
+        client: str = "",
         reply_id: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class DispatchLog:
         Args:
             reference_date: the day that the model was told; None: today.
             session: groups the requests of one dialogue; its hash is written.
+            client: tells one API key's requests from another's ("" for none); its hash is written.
             reply_id: names the answer, so that a later line about it can be found.
             extra: further keys, such as `tool_error`, `correction`, `challenger`. Such a line is a second one of its
                 answer: it is accepted only for what a person or a larger model said.
@@ -86,6 +88,8 @@ class DispatchLog:
         more: dict[str, Any] = {"confidence": round(dispatch.confidence, 4), "is_accepted": is_accepted}
         if session is not None:
             more["session_id"] = session_hash(session)
+        if client:
+            more["client_id"] = session_hash(f"client {client}")
         try:
             self._append(said, more, messages, tools, reference_date or dt.date.today(), model, reply_id)
         except OSError as error:

@@ -241,6 +241,7 @@ def log_answer(
         reference_date=answer.reference_date,
         model=answer.serving_id,
         session=request.session,
+        client=request.owner,
         reply_id=reply_id,
         extra=extra,
     )
