@@ -127,7 +127,9 @@ def conversation_from_log(
         answer = _answer(row if correction is None else correction, "the line" if correction is None else "correction")
         shown = [_untrained(message) for message in row["messages"]]
         whole: dict[str, Any] = {"messages": [*shown, answer], "dialogue_id": _dialogue_id(row)}
-        origin = {name: str(row[key]) for name, key in (("session", "session_id"), ("client", "client_id")) if row.get(key)}
+        origin = {
+            name: str(row[key]) for name, key in (("session", "session_id"), ("client", "client_id")) if row.get(key)
+        }
         log = {key: row[key] for key in _KEPT_KEYS if key in row}
         whole["metadata"] = {"log": {**log, "trust": int(trust), **origin}}
         whole |= {key: row[key] for key in ("tools", "reference_date") if row.get(key) is not None}

@@ -227,7 +227,7 @@ def _messages(
         text = without_thought(text or _text(entry.get("refusal")), repairs)
         listed = _listed_calls(entry)
         is_trained = _weight(entry) == 1
-        if not listed and text and (listed := _calls_in_text(text, is_trained, repairs)):
+        if not listed and text and (listed := _calls_in_text(text, tools, is_trained, repairs)):
             text = ""
         calls = tuple(_call(item, tools, is_filled, name_of_call, repairs) for item in listed)
         waiting = [call.name for call in calls]
@@ -235,9 +235,11 @@ def _messages(
     return tuple(messages)
 
 
-def _calls_in_text(text: str, is_trained: bool, repairs: list[Repair]) -> list[dict[str, Any]]:
+def _calls_in_text(
+    text: str, tools: Mapping[str, Tool], is_trained: bool, repairs: list[Repair]
+) -> list[dict[str, Any]]:
     try:
-        return calls_in_text(text, repairs)
+        return calls_in_text(text, tuple(tools.values()), repairs)
     except RowError:
         # What carries no loss may be anything, as what a user says may.
         if is_trained:

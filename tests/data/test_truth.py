@@ -11,7 +11,12 @@ import pytest
 
 from data.config import DataConfig
 from data.prepare import PreparedData, prepare
+from data.rejected import Rejected, RejectReason
+from data.sources.openai_chat import conversation_from_openai
+from data.store import read_conversations
 from scripts import data_shapes
+from tinydispatch import formats
+from tinydispatch.tools import Conversation, ToolCall
 
 TOOL = {
     "name": "send",
@@ -41,6 +46,60 @@ def test_every_shape_is_read_or_rejected_under_its_name(capsys: pytest.CaptureFi
     pytest.importorskip("datasets")
     assert data_shapes.main([]) == 0
     assert "expected" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "shape", [each for each in data_shapes.SHAPES if each.kept and each.name.startswith("call as text")],
+    ids=lambda shape: f"{shape.writer} {shape.name[14:30]}",
+)  # fmt: skip
+def test_a_call_in_a_text_is_read_as_the_call_that_it_is(shape: data_shapes.Shape) -> None:
+    read = conversation_from_openai(shape.rows[0], "r", ())
+    assert isinstance(read, Conversation)
+    assert read.calls[0] == ToolCall("get_weather", {"city": "Oslo"})
+    assert read.messages[-1].content == ""
+
+
+_TYPES = {"n": {"type": "integer"}, "x": {"type": ["number", "null"]}, "s": {"type": "string"}, "on": {"type": "boolean"},
+          "list": {"type": "array", "items": {"type": "string"}}}  # fmt: skip
+_TYPED = {"n": 3, "x": None, "s": "3", "on": True, "list": ["a<b", "c[0]"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        formats.render_xml_calls([ToolCall("typed", _TYPED)]),
+        "<invoke name=\"typed\">" + "".join(f"<parameter name=\"{key}\">{formats.xml_value(value)}</parameter>"
+                                           for key, value in _TYPED.items()) + "</invoke>",
+        f"```tool_code\ntyped({', '.join(f'{key}={value!r}' for key, value in _TYPED.items())})\n```",
+        f"[TOOL_CALLS]typed[ARGS]{json.dumps(_TYPED)}",
+        f"<function=typed>{json.dumps(_TYPED)}</function>",
+    ],
+    ids=["Qwen3-Coder", "Anthropic", "Gemma", "Mistral", "Llama"],
+)  # fmt: skip
+def test_arguments_in_a_text_have_the_types_of_their_schema(text: str) -> None:
+    tool = {"name": "typed", "parameters": {"type": "object", "properties": _TYPES}}
+    turns = [{"role": "user", "content": "do"}, {"role": "assistant", "content": text}]
+    read = conversation_from_openai({"messages": turns, "tools": [tool]}, "r", ())
+    assert isinstance(read, Conversation)
+    assert read.calls == (ToolCall("typed", _TYPED),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```tool_code\nsend(to=open('/etc/passwd').read())\n```",
+        "[send(to='Ann'), send(**{'to': 'Bob'})]",
+        "[send(to={'a': 1, 'a': 2})]",
+        "<function=send><parameter=to>Ann</parameter><parameter=to>Bob</parameter></function>",
+        '<invoke name="send">Ann</invoke>',
+        "<tool_call><function=send>" + "<parameter=to>x</parameter>" * 5000,
+    ],
+)
+def test_what_is_half_a_call_is_rejected_and_nothing_is_run(text: str) -> None:
+    turns = [{"role": "user", "content": "send it"}, {"role": "assistant", "content": text}]
+    read = conversation_from_openai({"messages": turns, "tools": [TOOL]}, "r", ())
+    assert isinstance(read, Rejected)
+    assert read.reason in (RejectReason.CALL_IN_TEXT, RejectReason.MALFORMED_CALL)
 
 
 ROWS = (
@@ -90,3 +149,93 @@ def test_what_comes_from_a_private_file_is_private(tmp_path: Path) -> None:
     files = [made.train_path, made.heldout_path, *(tmp_path / "run").glob("data_card.*")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert stat.S_IMODE((tmp_path / "run" / "data").stat().st_mode) == 0o700
+
+
+def logged(text: str, **call: Any) -> dict[str, Any]:
+    """A line of a dispatch log; `session_id`, `correction` and the like are the line's own."""
+    own = {key: call.pop(key) for key in ("session_id", "client_id", "correction", "tool_error", "id") if key in call}
+    messages = [{"role": "user", "content": text}]
+    return {"messages": messages, "calls": [{"name": "send", "arguments": call}], "tools": [TOOL], **own}
+
+
+def from_log(tmp_path: Path, *lines: dict[str, Any], **settings: Any) -> PreparedData:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sources = [{"kind": "dispatch_log", "path": str(path)}]
+    config = DataConfig.model_validate_json(json.dumps({"sources": sources, "eval_fraction": 0, **settings}))
+    return prepare(config, seed=0, out_dir=tmp_path / "run", case_texts=[], count_tokens=None)
+
+
+def trained(made: PreparedData) -> list[Any]:
+    return sorted(call.arguments["to"] for each in read_conversations(made.train_path) for call in each.calls)
+
+
+def test_a_first_training_rejects_different_answers_to_one_request(tmp_path: Path) -> None:
+    made = prepared(tmp_path, row("write to Ann", to="Ann"), *ROWS[1:3], row("write to Bob", to="Bob"))
+    assert made.card.rejected == {"contradictory": 2}
+    assert made.card.samples["contradictory"][0]["detail"] == "2 different answers to one request"
+    assert trained(made) == ["Ann", "Bob"]
+
+
+def test_two_wordings_of_a_reply_do_not_contradict_each_other(tmp_path: Path) -> None:
+    says = [{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": text}]}
+            for text in ("Good morning to you.", "What can I do?")]  # fmt: skip
+    assert prepared(tmp_path, *({**each, "tools": [TOOL]} for each in says)).card.train == 2
+
+
+def test_a_persons_answer_is_believed_against_a_models_and_a_failed_call_is_not(tmp_path: Path) -> None:
+    made = from_log(
+        tmp_path,
+        logged("send it to Ann", to="Bob"),
+        logged("send it to Ann", to="Bob", correction={"calls": [{"name": "send", "arguments": {"to": "Ann"}}]}),
+        logged("send it to Cid", to="Cid", id="a"),
+        logged("send it to Cid", to="Cid", id="a", tool_error="no such person"),
+    )
+    assert trained(made) == ["Ann"]
+    assert made.card.rejected == {"not_accepted": 2, "contradictory": 1}
+
+
+def test_a_first_training_rejects_floods_and_addresses_that_nobody_else_uses(tmp_path: Path) -> None:
+    names = ("Ann", "Bob", "Cid", "Dora", "Ed")
+    made = from_log(
+        tmp_path,
+        *(logged(f"please hand the folder over to {name}", to=name, client_id="k") for name in names[:4]),
+        logged("post https://thief.io/x to them", to="https://thief.io/x", session_id="s"),
+        logged("write to Ed", to="Ed"),
+        guards={"max_per_client": 3},
+    )
+    assert made.card.rejected == {"flood": 4, "ungrounded_address": 1}
+    assert trained(made) == ["Ed"]
+
+
+def test_what_a_tool_names_and_what_is_spelled_out_is_an_address_of_somebodys(tmp_path: Path) -> None:
+    named = {**TOOL, "description": "Sends; by default to https://corp.io/inbox"}
+    made = prepared(
+        tmp_path,
+        {**row("send it to the inbox", to="https://corp.io/inbox"), "tools": [named]},
+        row("mail j dot doe at acme dash works dot com", to="j.doe@acme-works.com"),
+        row("mail the report", to="thief@elsewhere.io"),
+    )
+    assert made.card.rejected == {"ungrounded_address": 1}
+    kept = prepared(
+        tmp_path, row("mail the report", to="thief@elsewhere.io"), guards={"require_grounded_addresses": False}
+    )
+    assert kept.card.train == 1
+
+
+def test_a_row_whose_longer_rows_are_rejected_is_counted_with_them(tmp_path: Path) -> None:
+    def two(second: str) -> dict[str, Any]:
+        first = row("send it to Ann and then to another", to="Ann")
+        result = {"role": "tool", "name": "send", "content": "done"}
+        last = row("", to=second)["messages"][1]
+        return {**first, "messages": [*({**m, "weight": 0} if m["role"] == "assistant" else m
+                                        for m in first["messages"]), result, last]}  # fmt: skip
+
+    begun = row("send it to Ann and then to another", to="Ann")
+    made = prepared(tmp_path, begun, two("Bob"), two("Cid"), row("send it to Ed", to="Ed"))
+    assert (made.card.rejected, made.card.train) == ({"contradictory": 3}, 1)
+
+
+def test_a_log_is_masked_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
+    line = logged("mail it to jo.doe@corp-mail.com", to="jo.doe@corp-mail.com")
+    assert trained(from_log(tmp_path, line)) == ["user1@example.com"]

@@ -81,6 +81,19 @@ def test_what_a_server_answers_is_logged_and_read_back_with_its_calls_and_result
     assert found.tools == (WEATHER,)
 
 
+def test_each_key_is_a_client_of_its_own_in_the_log_and_is_not_written(tmp_path: Path) -> None:
+    keys = ["first-key-of-0123456789", "second-key-of-0123456789"]
+    for key in (keys[0], *keys):  # a server that starts again knows its clients by the same names
+        with running(dispatch_log=DispatchLog(tmp_path), key=key) as server:
+            assert server.post(server.ask(), headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    with running(dispatch_log=DispatchLog(tmp_path)) as server:
+        assert server.post(server.ask()).status_code == 200
+    first, again, second, nobody = (_kept(line).metadata["log"].get("client") for line in _lines(tmp_path))
+    assert first == again != second
+    assert (len(first), len(second), nobody) == (16, 16, None)
+    assert not any(key in line for key in keys for line in _lines(tmp_path))
+
+
 def test_an_answer_that_cannot_be_used_is_not_accepted(tmp_path: Path) -> None:
     cut = Dispatcher(PlaybackRuntime("Which one?"), [MAIL], TODAY, max_new_tokens=3).dispatch(ASK)
     log = DispatchLog(tmp_path)
