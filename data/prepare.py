@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -45,6 +45,7 @@ from data.store import ConversationWriter, data_hash, read_conversations, with_t
 from data.truth import truth_of
 from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
+from tinydispatch.folders import owner_only
 from tinydispatch.tools import Conversation, Tool
 
 _CARD_JSON, _CARD_MARKDOWN, _CARD_HTML = "data_card.json", "data_card.md", "data_card.html"
@@ -97,12 +98,8 @@ def prepare(
         check_source(source, f"data.sources.{index}", default_tools)
     config = config.model_copy(update={"sources": tuple(map(fetched, config.sources))})
     suites = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
-    mask = os.umask(0o077) if _is_private(config) else None
-    try:
+    with owner_only(out_dir) if is_private(config) else nullcontext():
         return _prepared(config, seed, suites, count_tokens, default_tools, out_dir)
-    finally:
-        if mask is not None:
-            os.umask(mask)
 
 
 def _prepared(
@@ -125,8 +122,8 @@ def _prepared(
     return prepared
 
 
-def _is_private(config: DataConfig) -> bool:
-    """Whether what is written is for its owner alone: as its most private source, and every log is private."""
+def is_private(config: DataConfig) -> bool:
+    """Whether what is made of it is for its owner alone: as its most private source, and every log is private."""
     paths = [
         source.path for source in config.sources if not isinstance(source, SynthSource) and source.path is not None
     ]
