@@ -42,7 +42,7 @@ from data.sources import check_source, read_source
 from data.sources.files import content_hash, data_files
 from data.split import Split, copies, sampled
 from data.store import ConversationWriter, data_hash, read_conversations, with_trained_turns
-from data.truth import truth_of
+from data.truth import Shape, truth_of
 from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
 from tinydispatch.folders import owner_only
@@ -76,6 +76,7 @@ def prepare(
     out_dir: Path,
     case_texts: CaseTexts,
     count_tokens: CountTokens | None,
+    suites: Mapping[str, Shape] | None = None,
 ) -> PreparedData:
     """Write `data/train.jsonl`, `data/heldout.jsonl`, `data_card.md`, `.html` and, last, `.json` under `out_dir`.
 
@@ -88,6 +89,7 @@ def prepare(
         case_texts: what users say in evaluation cases, best by suite; rows that share it are rejected.
         count_tokens: length of a conversation as the model reads it; None leaves the length unchecked. It is handed to
             other processes, so it can be pickled: see `TokenCounter`.
+        suites: the shape of each evaluation suite, for the card to put beside what is trained.
 
     Raises:
         DataFileError, ToolError: a file that cannot be used.
@@ -97,23 +99,24 @@ def prepare(
     for index, source in enumerate(config.sources):
         check_source(source, f"data.sources.{index}", default_tools)
     config = config.model_copy(update={"sources": tuple(map(fetched, config.sources))})
-    suites = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
+    texts = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
     with owner_only(out_dir) if is_private(config) else nullcontext():
-        return _prepared(config, seed, suites, count_tokens, default_tools, out_dir)
+        return _prepared(config, seed, texts, count_tokens, default_tools, out_dir, suites)
 
 
 def _prepared(
     config: DataConfig,
     seed: int,
-    suites: Mapping[str, Sequence[str]],
+    texts: Mapping[str, Sequence[str]],
     count_tokens: CountTokens | None,
     default_tools: Sequence[Tool],
     out_dir: Path,
+    suites: Mapping[str, Shape] | None,
 ) -> PreparedData:
-    job = _job(config, seed, suites, count_tokens, default_tools, out_dir)
-    builder = CardBuilder("tokens" if count_tokens else "characters", suites)
+    job = _job(config, seed, texts, count_tokens, default_tools, out_dir)
+    builder = CardBuilder("tokens" if count_tokens else "characters", texts)
     try:
-        prepared = _prepare(job, builder, out_dir)
+        prepared = _prepare(job, builder, out_dir, suites)
     except ValueError:
         # The user has to change something, and then nothing of this will fit.
         shutil.rmtree(job.folder.parent, ignore_errors=True)
@@ -132,7 +135,7 @@ def is_private(config: DataConfig) -> bool:
     )
 
 
-def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
+def _prepare(job: Job, builder: CardBuilder, out_dir: Path, suites: Mapping[str, Shape] | None) -> PreparedData:
     config = job.config
     progress = Progress(_total_bytes(config))
     try:
@@ -148,7 +151,7 @@ def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
         _write_rows(job.folder, sources, samples, decisions, builder, writers)
         _require_training_rows(builder, config)
         files = (train.finish(), heldout.finish())
-        truth = truth_of(read_conversations(files[0]), builder.train)
+        truth = truth_of(read_conversations(files[0]), builder.train, suites)
         card = builder.build([_provenance(each, job.seed) for each in config.sources], data_hash(*files), truth)
         _commit(out_dir, writers, card)
     return PreparedData(paths[Split.TRAIN], paths[Split.HELDOUT], card)

@@ -18,7 +18,7 @@ from typing import Any
 from data.prepare import is_private, prepare
 from data.sources import check_source
 from eval.results import EvalResult
-from eval.suites import case_texts_by_suite, load_suite
+from eval.suites import case_texts_by_suite, load_suite, shapes_by_suite
 from scripts.stages import Ledger, Stage
 from tinydispatch.folders import owner_only
 from training.config import RunConfig, dump_run_config, load_run_config
@@ -125,7 +125,12 @@ class _Pipeline:
         run = self.run_config
         counter = TokenCounter.of(load_tokenizer(self.model_dir))
         prepared = prepare(
-            run.data, seed=run.seed, out_dir=self.folder, case_texts=case_texts_by_suite(), count_tokens=counter
+            run.data,
+            seed=run.seed,
+            out_dir=self.folder,
+            case_texts=case_texts_by_suite(),
+            count_tokens=counter,
+            suites=shapes_by_suite(),
         )
         card = prepared.card
         logger.info("%d rows read: %d for training, %d held out", card.read, card.train, card.heldout)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from data.config import DataConfig
+from data.config import DataConfig, OpenAIJsonlSource
 from data.prepare import PreparedData, prepare
 from data.rejected import Rejected, RejectReason
 from data.sources.openai_chat import conversation_from_openai
 from data.store import read_conversations
+from data.truth import Shape
 from scripts import data_shapes
 from tinydispatch import formats
 from tinydispatch.tools import Conversation, ToolCall
@@ -239,3 +240,24 @@ def test_a_row_whose_longer_rows_are_rejected_is_counted_with_them(tmp_path: Pat
 def test_a_log_is_masked_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
     line = logged("mail it to jo.doe@corp-mail.com", to="jo.doe@corp-mail.com")
     assert trained(from_log(tmp_path, line)) == ["user1@example.com"]
+
+
+def test_the_card_shows_the_balance_against_the_suites_without_their_words(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [row("write to Ann", to="Ann"), row("напиши Ане сейчас", to="Аня")]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    source = OpenAIJsonlSource(kind="openai_jsonl", path=path)
+    suite = Shape()
+    suite.add("single_call", "zeige mir das Wetter", ["get_weather"])
+    config = DataConfig(sources=(source,), eval_fraction=0)
+    made = prepare(config, seed=0, out_dir=tmp_path, case_texts=[], count_tokens=None, suites={"own": suite})
+    assert made.card.truth["balance"]["training"] == {
+        "rows": 2,
+        "behaviour": {"single_call": 2},
+        "script": {"latin": 1, "cyrillic": 1},
+        "tools": {"send": 2},
+    }
+    text = (tmp_path / "data_card.md").read_text()
+    assert "| script | cyrillic | 50.0 % | - |" in text
+    assert "| tools | get_weather | - | 100.0 % |" in text
+    assert "Wetter" not in text
