@@ -17,7 +17,6 @@ from data.near_duplicates import NearDuplicateFilter
 from data.rejected import RejectReason
 from data.shards import Record
 
-
 _GUARDS = GuardConfig()
 
 

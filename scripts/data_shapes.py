@@ -199,6 +199,132 @@ SHAPES = (
         1,
     ),
     Shape(
+        "Axolotl, ms-swift",
+        "a turn with training: false, with loss: false",
+        (
+            _row(_turn("Hm.", training=False), USER, _turn(tool_calls=[LISTED])),
+            _row(_turn("Hm.", loss=False), USER, _turn(tool_calls=[LISTED])),
+        ),
+        2,
+    ),
+    Shape(
+        "TRL",
+        "chosen and rejected, with a prompt and without",
+        (
+            {"prompt": [USER], "chosen": [_turn(tool_calls=[LISTED])], "rejected": [_turn("No.")], "tools": [TOOL]},
+            {"chosen": [USER, _turn(tool_calls=[LISTED])], "rejected": [USER, _turn("No.")], "tools": [TOOL]},
+        ),
+        2,
+    ),
+    Shape(
+        "OpenAI",
+        "preferred_output",
+        ({"input": {"messages": [USER], "tools": [TOOL]}, "preferred_output": [_turn(tool_calls=[LISTED])]},),
+        1,
+    ),
+    Shape(
+        "OpenAI",
+        "items of Responses",
+        (
+            {
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "user", "content": [{"type": "input_text", "text": "weather in Oslo?"}]},
+                    {"type": "function_call", "call_id": "c", **_OLDER},
+                    {"type": "function_call_output", "call_id": "c", "output": "rain"},
+                    _turn([{"type": "output_text", "text": "Rain."}], type="message"),
+                ],
+                "tools": [{"type": "function", **BARE}],
+            },
+        ),
+        1,
+    ),
+    Shape(
+        "OpenAI",
+        "a refusal, and an image",
+        (
+            _row(_turn([{"type": "refusal", "refusal": "No."}])),
+            _row({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, _turn("A cat.")),
+        ),
+        1,
+        "unsupported_content",
+    ),
+    Shape(
+        "Gemini, Vertex",
+        "contents with functionCall parts",
+        (
+            {
+                "systemInstruction": {"parts": [{"text": "Be brief."}]},
+                "contents": [
+                    {"role": "user", "parts": [{"text": "weather in Oslo?"}]},
+                    {"role": "model", "parts": [{"functionCall": {"name": "get_weather", "args": {"city": "Oslo"}}}]},
+                    {"role": "user", "parts": [{"functionResponse": {"name": "get_weather", "response": {"t": 3}}}]},
+                    {"role": "model", "parts": [{"text": "3 degrees."}]},
+                ],
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {
+                                "name": "get_weather",
+                                "parameters": {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}},
+                            }
+                        ]
+                    }
+                ],
+            },
+        ),
+        1,
+    ),
+    Shape(
+        "Bedrock",
+        "toolUse and toolResult",
+        (
+            {
+                "system": [{"text": "Be brief."}],
+                "messages": [
+                    {"role": "user", "content": [{"text": "weather in Oslo?"}]},
+                    _turn([{"toolUse": {"toolUseId": "t", "name": "get_weather", "input": {"city": "Oslo"}}}]),
+                    {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "rain"}]}}]},
+                    _turn([{"text": "Rain."}]),
+                ],
+                "toolConfig": {"tools": [{"toolSpec": {"name": "get_weather", "inputSchema": {"json": PARAMETERS}}}]},
+            },
+        ),
+        1,
+    ),
+    Shape(
+        "Mistral",
+        "results by name",
+        (
+            _row(
+                _turn(tool_calls=[{"id": "9Ae3bDc2F", "function": CALL}]),
+                {"role": "tool", "name": "get_weather", "tool_call_id": "9Ae3bDc2F", "content": "{}"},
+                _turn("Dry.", prefix=False),
+            ),
+        ),
+        1,
+    ),
+    Shape(
+        "ms-swift",
+        "roles tool_call and tool_response",
+        (_row({"role": "tool_call", "content": TEXT}, {"role": "tool_response", "content": "rain"}, _turn("Rain.")),),
+        1,
+        "call_read_from_text",
+    ),
+    Shape(
+        "any",
+        "messages and tools as JSON text",
+        ({key: json.dumps(value) for key, value in _row(_turn("Hi.")).items()},),
+        1,
+    ),
+    Shape(
+        "OpenAI",
+        "a call of a custom tool",
+        (_row(_turn(tool_calls=[{"id": "1", "type": "custom"}])),),
+        0,
+        "malformed_call",
+    ),
+    Shape(
         "servers",
         "reasoning_content",
         (_row(_turn(tool_calls=[LISTED], reasoning_content="hm")),),
@@ -292,7 +418,8 @@ SHAPES = (
             ),
             (
                 "DeepSeek",
-                '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": "Oslo"}\n```'
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+                '{"city": "Oslo"}\n```'
                 "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
                 1,
                 "call_read_from_text",

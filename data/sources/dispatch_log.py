@@ -74,7 +74,7 @@ def labelled(row: Any) -> tuple[Any, Trust]:
 
 @dataclass(frozen=True)
 class Marks:
-    """What lines say of others, by id: `decided` have a person's line in their place, `failed` are calls that failed."""
+    """What lines say of others, by id: `decided` have a person's line in their place, the calls of `failed` failed."""
 
     decided: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()

@@ -46,7 +46,9 @@ _TURN_ENDS = re.compile(
 # A name and an object in JSON: Llama 3.1, Qwen-Agent, Mistral, DeepSeek, Kimi, gpt-oss, Functionary, ReAct.
 _INSIDE = r"(?P<arguments>(?:(?!{end}).){{0,99999}})"
 _NAMED = (
-    re.compile(r"<function=(?P<name>[^<>\s]{1,99})>" + _INSIDE.format(end="</function>") + r"(?:</function>|\Z)", re.DOTALL),
+    re.compile(
+        r"<function=(?P<name>[^<>\s]{1,99})>" + _INSIDE.format(end="</function>") + r"(?:</function>|\Z)", re.DOTALL
+    ),
     re.compile(r"✿FUNCTION✿:\s{0,9}(?P<name>[^\s✿]{1,99})\s{0,9}✿ARGS✿:(?P<arguments>[^✿]{0,99999})"),
     re.compile(
         r"\[TOOL_CALLS\]\s?(?P<name>[\w.\-]{1,99})(?:\[CALL_ID\]\w{0,99})?(?:\[ARGS\]|(?=\{))"
@@ -70,7 +72,8 @@ _NAMED = (
     ),
     re.compile(r">>>(?P<name>[\w.\-]{1,99})\n" + _INSIDE.format(end=">>>"), re.DOTALL),
     re.compile(
-        r"Action:\s{0,9}(?P<name>[^\n]{1,99}?)\s{0,9}\nAction Input:" + _INSIDE.format(end=r"\n(?:Action|Observation):"),
+        r"Action:\s{0,9}(?P<name>[^\n]{1,99}?)\s{0,9}\nAction Input:"
+        + _INSIDE.format(end=r"\n(?:Action|Observation):"),
         re.DOTALL,
     ),
 )  # fmt: skip

@@ -70,7 +70,7 @@ def case_texts_by_suite() -> dict[str, list[str]]:
 
 
 def shapes_by_suite() -> dict[str, Shape]:
-    """How many cases each shipped suite has of each behaviour, writing system and called tool, and none of its words."""
+    """How many cases each shipped suite has of each behaviour, writing system and called tool."""
     shapes = {}
     for suite in map(load_suite, shipped_suites()):
         if not suite.is_derived:

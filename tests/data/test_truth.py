@@ -60,8 +60,16 @@ def test_a_call_in_a_text_is_read_as_the_call_that_it_is(shape: data_shapes.Shap
     assert read.messages[-1].content == ""
 
 
-_TYPES = {"n": {"type": "integer"}, "x": {"type": ["number", "null"]}, "s": {"type": "string"}, "on": {"type": "boolean"},
-          "list": {"type": "array", "items": {"type": "string"}}}  # fmt: skip
+@pytest.mark.parametrize("key", ["train", "training", "loss"])
+def test_a_turn_that_its_writer_left_out_of_the_loss_is_not_trained(key: str) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hm.", key: False}]
+    read = conversation_from_openai({"messages": turns, "tools": []}, "r", ())
+    assert isinstance(read, Conversation)
+    assert not read.messages[1].is_trained
+
+
+_TYPES = {"n": {"type": "integer"}, "x": {"type": ["number", "null"]}, "s": {"type": "string"},
+          "on": {"type": "boolean"}, "list": {"type": "array", "items": {"type": "string"}}}  # fmt: skip
 _TYPED = {"n": 3, "x": None, "s": "3", "on": True, "list": ["a<b", "c[0]"]}
 
 
