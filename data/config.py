@@ -40,10 +40,14 @@ class _Source(_Section):
 
 
 class SynthSource(_Source):
-    """Generated conversations for the eight bundled tools and many invented ones."""
+    """Generated conversations: for the eight bundled tools, or for invented ones, none of which is bundled."""
 
     kind: Literal["synth"]
     count: int = Field(ge=1)
+    tools: Literal["bundled", "invented"] = "bundled"
+    conversations_per_list: int = Field(
+        default=16, ge=1, description="of invented tools: so many have one list and one date, which a tree shares"
+    )
 
 
 class PhrasesSource(_Source):

@@ -24,9 +24,8 @@ from scripts.estimate_recipe import PLACES, RECIPES, plan
 from scripts.recipe_run import device_name, random_model
 from training.config import Precision, load_run_config
 from training.errors import PackingError
-from training.hardware import resolve_precision
+from training.hardware import autocast_format, resolve_precision
 from training.packing import check_packing, check_tree, make_packable, make_tree_packable
-from training.sft import AUTOCAST
 
 _MEASURED = ("opt350m", "qwen3-4b-lora")
 _TINY = {"opt-350m": "tiny-opt", "qwen3-4b": "tiny-qwen3"}
@@ -117,7 +116,7 @@ def _check(config: str, architecture: str) -> int:
     recipe = load_run_config(config)
     model = random_model(architecture, recipe)
     precision = resolve_precision(Precision.AUTO)
-    autocast = AUTOCAST.get(precision)
+    autocast = autocast_format(precision, recipe.training.method)
     try:
         attention = make_packable(model, autocast)
         print(f"{architecture}, {precision}: end to end by {attention}, {check_packing(model, autocast)}")

@@ -72,8 +72,11 @@ def attend_per_conversation(
     nodes = nodes_of(cu_seq_lens_q, cu_seq_lens_k)
     if _runs_in_blocks(query, dropout):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        given = query.dtype
+        if getattr(module, "multiplies_in_bf16", False):
+            query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
         attended: torch.Tensor = _InBlocks.apply(query, key, value, nodes, scale)  # type: ignore[no-untyped-call]
-        return attended, None
+        return attended.to(given), None
     return _node_by_node(query, key, value, nodes, key_index, scaling, dropout), None
 
 
@@ -133,7 +136,16 @@ class _InBlocks(torch.autograd.Function):
         ]
         grad_query, grad_key, grad_value = (grad.transpose(1, 2) for grad in grads)
         d_query, d_out = work.by_group(grad_query), work.by_group(grad_1THD.transpose(1, 2))
-        path_key, path_value = torch.empty_like(work.keys), torch.empty_like(work.values)
+        # Sums over all descendants are kept in fp32 at least.
+        wide = torch.promote_types(query.dtype, torch.float32)
+        path_key, path_value = torch.empty_like(work.keys, dtype=wide), torch.empty_like(work.values, dtype=wide)
+
+        def add(sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+            if wide == query.dtype:
+                sums.baddbmm_(left, right)
+            else:
+                sums += torch.bmm(left, right)
+
         path: list[NodePlace] = []
 
         def leave(depth: int) -> None:
@@ -153,12 +165,12 @@ class _InBlocks(torch.autograd.Function):
                 weights = work.weights(node, first, end)
                 n_keys = weights.shape[2]
                 d_product = work.rows(d_out, first, end)
-                path_value[:, :n_keys].baddbmm_(weights.transpose(1, 2), d_product)
+                add(path_value[:, :n_keys], weights.transpose(1, 2), d_product)
                 d_weights = torch.bmm(d_product, work.values[:, :n_keys].transpose(1, 2), out=work.like(weights))
                 d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
                 queries = torch.bmm(d_scores, work.keys[:, :n_keys]).mul_(ctx.scale)
                 d_query[:, :, first:end] = queries.view(work.groups, -1, end - first, queries.shape[2])
-                path_key[:, :n_keys].baddbmm_(d_scores.transpose(1, 2), work.scaled_queries)
+                add(path_key[:, :n_keys], d_scores.transpose(1, 2), work.scaled_queries)
         leave(0)
         return grad_query, grad_key, grad_value, None, None
 

@@ -63,6 +63,19 @@ def resolve_precision(asked: Precision) -> Precision:
     return Precision.FP16 if torch.cuda.is_available() else Precision.FP32
 
 
+def autocast_format(precision: Precision, method: Method) -> torch.dtype | None:
+    """What PyTorch's autocast turns products, and much around them, into; None where it stays out.
+
+    LoRA on a CPU has products in bf16 of its own (`training.adapters`), with whole precision between them.
+
+    Args:
+        precision: what `resolve_precision` gives.
+    """
+    if precision is Precision.BF16 and (method is not Method.LORA or has_accelerator()):
+        return torch.bfloat16
+    return torch.float16 if precision is Precision.FP16 else None
+
+
 @dataclass(frozen=True)
 class NumberFormats:
     """What each part of a run is held in.

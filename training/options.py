@@ -12,7 +12,7 @@ from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 from training.config import Packing, Precision, RunConfig, Scheduler
-from training.hardware import has_accelerator, n_processes, resolve_precision
+from training.hardware import autocast_format, has_accelerator, n_processes, resolve_precision
 
 _SCHEDULERS = {Scheduler.LINEAR: "linear", Scheduler.COSINE: "cosine", Scheduler.CONSTANT: "constant_with_warmup"}
 
@@ -47,7 +47,7 @@ def _sft_config(run: RunConfig, output_dir: Path, report_to: Sequence[str], prec
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim="adamw_torch_fused",  # without the copies of all weights that the step over lists of tensors makes
-        bf16=precision is Precision.BF16,
+        bf16=autocast_format(precision, training.method) is torch.bfloat16,
         fp16=precision is Precision.FP16,
         use_cpu=not has_accelerator(),
         dataloader_pin_memory=has_accelerator(),

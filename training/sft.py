@@ -23,11 +23,11 @@ from trl import pack_dataset
 from tinydispatch import formats
 from training.callbacks import LOSS_LOG, HeldoutLoss, LossLog, ProgressBar, StopOnSignal
 from training.checkpoints import is_unfinished, mark_finished, prepare_resume, training_inputs
-from training.config import Method, Packing, Precision, RunConfig
+from training.config import Method, Packing, RunConfig
 from training.dataset import EncodedData
 from training.encoding import encoded_data
 from training.errors import ConfigError, PackingError, TrainingDivergedError, TrainingInterrupted
-from training.hardware import NumberFormats, number_formats, resolve_precision
+from training.hardware import NumberFormats, autocast_format, number_formats, resolve_precision
 from training.head import trained_tokens_only
 from training.hub import resolve_model
 from training.model import TORCH_DTYPES, check_length, load_model
@@ -42,8 +42,6 @@ from training.tracking import RecordSettings, tracking
 from training.trainer import DispatchTrainer
 
 logger = logging.getLogger(__name__)
-
-AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -287,7 +285,7 @@ def _packed_or_padded(run: RunConfig, model: PreTrainedModel, dataset: Dataset) 
     # Sharded models get their device later; here they are on the CPU, where the kernel is another one.
     if torch.cuda.is_available() and not is_sharded():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    autocast = AUTOCAST.get(resolve_precision(run.training.precision))
+    autocast = autocast_format(resolve_precision(run.training.precision), run.training.method)
     try:
         if packing is Packing.TREE:
             make_tree_packable(model, autocast)

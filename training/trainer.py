@@ -15,10 +15,10 @@ from trl import SFTTrainer
 
 from training.adapters import speed_up_adapters
 from training.checkpoints import newest_complete, prune, publish, seal
-from training.config import OptimizerName, Packing, RunConfig
+from training.config import OptimizerName, Packing, Precision, RunConfig
 from training.dataset import IGNORED
 from training.errors import CheckpointWriteError, TrainingDivergedError
-from training.hardware import has_accelerator
+from training.hardware import has_accelerator, resolve_precision
 from training.lengths import with_few_lengths
 from training.optimizer import MuonWithAdamW
 from training.sharding import is_sharded
@@ -37,7 +37,8 @@ class DispatchTrainer(SFTTrainer):  # type: ignore[misc]
         self._sampler: SharedBeginnings | EvenlyFilled | None = None
         super().__init__(**arguments)
         if run.training.method.has_adapter and not is_sharded():
-            speed_up_adapters(self.model)
+            is_bf16 = resolve_precision(run.training.precision) is Precision.BF16
+            speed_up_adapters(self.model, in_bf16=is_bf16 and not self.args.bf16)
         if run.training.packing is Packing.TREE:
             batch_size, seed = run.training.per_device_batch_size, run.seed
             self._sampler = SharedBeginnings(self.train_dataset, batch_size, seed)

@@ -88,7 +88,7 @@ def read_source(source: SourceConfig, *, seed: int, default_tools: Sequence[Tool
         DataFileError: a file cannot be read as a whole. Single bad rows come back as `Rejected`.
     """
     if isinstance(source, SynthSource):
-        return islice(_read_synth(source.count, seed), source.max_rows)
+        return islice(_read_synth(source, seed), source.max_rows)
     if isinstance(source, PhrasesSource):
         return islice(_read_phrases(source, seed, default_tools), source.max_rows)
     if isinstance(source, CatalogueSource):
@@ -234,8 +234,11 @@ def _read_intents(source: IntentsSource, seed: int, default_tools: Sequence[Tool
     yield from read_intents(source, seed, default_tools)
 
 
-def _read_synth(count: int, seed: int) -> Iterator[Conversation | Rejected]:
+def _read_synth(source: SynthSource, seed: int) -> Iterator[Conversation | Rejected]:
     # Imported here: the generator loads place and name tables that no other source needs.
-    from data.synth.generate import generate
+    from data.synth.generate import generate, generate_lists
 
-    yield from generate(count, seed)
+    if source.tools == "invented":
+        yield from generate_lists(source.count, seed, per_list=source.conversations_per_list)
+    else:
+        yield from generate(source.count, seed)

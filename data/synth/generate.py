@@ -56,6 +56,25 @@ def generate_invented(
             yield invented_conversation(rng, dialogue_id, exchanges)
 
 
+def generate_lists(count: int, seed: int, *, per_list: int = 16) -> Iterator[Conversation]:
+    """Conversations over invented tools, so many to one list and one date; no bundled tool is in it, by any name.
+
+    What conversations begin with alike is computed once where they are trained as a tree.
+
+    Args:
+        per_list: conversations with the same tools and date.
+    """
+    for index in range(count):
+        drawn = random.Random(f"list-{seed}-{index // per_list}")
+        offers, absent = _invented_list(drawn, invented_domains())
+        today = _EARLIEST + dt.timedelta(days=drawn.randrange(_DAYS))
+        rng = random.Random(f"listed-{seed}-{index}")
+        dialogue_id = f"listed-{seed}-{index}"
+        yield _conversation(
+            rng, dialogue_id, offers, absent, (1, 2), source="invented", is_simulated=False, today=today
+        )
+
+
 def bundled_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple[int, int]) -> Conversation:
     """One conversation with all eight tools on offer, most often in their own order."""
     offers = [bundled_offer(spec, tool) for spec, tool in zip(bundled_specs(), bundled_tools(), strict=True)]
@@ -67,7 +86,12 @@ def bundled_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple[
 
 def invented_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple[int, int]) -> Conversation:
     """One conversation over one to eight tools: a domain's confusable ones, strangers, and made-up ones."""
-    pool = [*invented_domains(), *_disguised_bundled()]
+    offers, absent = _invented_list(rng, [*invented_domains(), *_disguised_bundled()])
+    return _conversation(rng, dialogue_id, offers, absent, exchanges, source="invented", is_simulated=False)
+
+
+def _invented_list(rng: random.Random, pool: Sequence[ToolSpec]) -> tuple[list[Offer], list[ToolSpec]]:
+    """What is on offer, and the tools of the domains of which nothing is."""
     count = rng.choices(range(1, 9), [8, 18, 22, 18, 13, 10, 6, 5])[0]
     first = random_spec(rng) if rng.random() < 0.25 else rng.choice(pool)
     specs = [first]
@@ -81,8 +105,7 @@ def invented_conversation(rng: random.Random, dialogue_id: str, exchanges: tuple
     rng.shuffle(specs)
     offers = _distinct([_disguise(spec, rng) for spec in specs])
     domains = {spec.domain for spec in specs}
-    absent = [spec for spec in invented_domains() if spec.domain not in domains]
-    return _conversation(rng, dialogue_id, offers, absent, exchanges, source="invented", is_simulated=False)
+    return offers, [spec for spec in invented_domains() if spec.domain not in domains]
 
 
 def disguised_conversation(
@@ -118,8 +141,10 @@ def _conversation(
     *,
     source: str,
     is_simulated: bool,
+    today: dt.date | None = None,
 ) -> Conversation:
-    today = _EARLIEST + dt.timedelta(days=rng.randrange(_DAYS))
+    if today is None:
+        today = _EARLIEST + dt.timedelta(days=rng.randrange(_DAYS))
     scene = Scene(Context(rng, today), offers, absent, is_simulated=is_simulated)
     messages: list[Message] = []
     categories = []

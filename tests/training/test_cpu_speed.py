@@ -70,21 +70,36 @@ def adapted(dropout: float) -> Any:
     return model
 
 
+def outcomes(model: Any, autocast: torch.dtype | None = None) -> list[torch.Tensor]:
+    """Output, and gradients by the input and by what is trained."""
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    torch.manual_seed(2)
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        output = model(x)
+    output.float().square().sum().backward()
+    trained = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert len(trained) == 8
+    return [output, x.grad, *trained]
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_adapters_compute_and_learn_what_pefts_do(dropout: float) -> None:
-    found = []
-    for is_fast in (False, True):
-        model = adapted(dropout)
-        assert not is_fast or speed_up_adapters(model) == 4
-        x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        torch.manual_seed(2)
-        output = model(x)
-        output.square().sum().backward()
-        trained = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
-        assert len(trained) == 8
-        found.append([output, x.grad, *trained])
-    for theirs, ours in zip(*found, strict=True):
+    fast = adapted(dropout)
+    assert speed_up_adapters(fast) == 4
+    for theirs, ours in zip(outcomes(adapted(dropout)), outcomes(fast), strict=True):
         assert torch.allclose(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_adapters_with_products_in_bf16_are_as_near_to_whole_precision_as_autocast(dropout: float) -> None:
+    fast = adapted(dropout)
+    assert speed_up_adapters(fast, in_bf16=True) == 4
+    whole = outcomes(adapted(dropout))
+
+    def error(found: list[torch.Tensor]) -> float:
+        return sum(float((value - exact).norm() / exact.norm()) for exact, value in zip(whole, found, strict=True))
+
+    assert 0 < error(outcomes(fast)) < 2 * error(outcomes(adapted(dropout), torch.bfloat16))
 
 
 def test_an_adapter_that_is_out_of_the_ordinary_is_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:

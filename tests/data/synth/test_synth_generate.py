@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from itertools import islice
 
-from data.synth.generate import drill_conversation, generate, generate_invented
+from data.synth.generate import drill_conversation, generate, generate_invented, generate_lists
 from tinydispatch.bundled import bundled_tools
 from tinydispatch.formats import parse_reply, render_calls
 from tinydispatch.tools import Conversation, Role, check_calls
@@ -39,6 +39,21 @@ def test_the_same_seed_gives_the_same_conversations_whatever_the_count() -> None
 def test_the_invented_stream_depends_on_its_seed_alone() -> None:
     assert list(islice(generate_invented(4), 2)) == list(islice(generate_invented(4), 3))[:2]
     assert list(islice(generate_invented(4), 2)) != list(islice(generate_invented(5), 2))
+
+
+def test_so_many_conversations_have_one_list_and_one_date() -> None:
+    listed = list(generate_lists(24, seed=3, per_list=8))
+    assert listed[:12] == list(generate_lists(12, seed=3, per_list=8))
+    groups = [listed[first : first + 8] for first in (0, 8, 16)]
+    for group in groups:
+        assert len({(tuple(tool.name for tool in each.tools), each.reference_date) for each in group}) == 1
+        assert len({each.messages[0].content for each in group}) > 4
+    assert len({tuple(tool.name for tool in group[0].tools) for group in groups}) == 3
+    ours = {tool.name for tool in bundled_tools()}
+    assert not any(tool.name in ours for each in listed for tool in each.tools)
+    for each in listed:
+        for message in each.messages:
+            assert not check_calls(message.tool_calls, each.tools)
 
 
 def test_disguised_conversations_offer_the_bundled_tools_alone_under_other_names() -> None:
