@@ -88,8 +88,8 @@ def _in_openai_shape(row: Mapping[str, Any]) -> Mapping[str, Any]:
         answer = row["chosen"][-1:] if prompt == row["chosen"][:-1] else row["chosen"]
         return {**row, "prompt": prompt, "completion": answer}
     if "messages" not in row and isinstance(row.get("contents"), list):  # Gemini's
-        system = row.get("systemInstruction") or row.get("system_instruction") or {}
-        said = [{"role": "system", "parts": system.get("parts")}] if isinstance(system, Mapping) and system else []
+        told = row.get("systemInstruction") or row.get("system_instruction") or {}
+        said = [{"role": "system", "parts": told.get("parts")}] if isinstance(told, Mapping) and told else []
         listed = [tool for tool in row.get("tools") or [] if isinstance(tool, Mapping)]
         keys = ("functionDeclarations", "function_declarations")
         declared = [each for tool in listed for each in next((tool[key] for key in keys if tool.get(key)), [tool])]
