@@ -232,6 +232,30 @@ class PersonalData(StrEnum):
     DROP = "drop"
 
 
+class GuardConfig(_Section):
+    """What is not trained on because of what other records say; None sets no limit (data/guards.py has the rules).
+
+    Floods are those of a dispatch log, and so are addresses that only their sender says: nobody made those by hand.
+    """
+
+    reject_contradictions: bool = Field(
+        default=True, description="of different answers to one request the most trusted stays, of equals none does"
+    )
+    require_grounded_addresses: bool = Field(
+        default=True, description="a trained call sends to no link or mail address that nobody mentioned"
+    )
+    min_sessions_per_address: int = Field(
+        default=2, ge=1, description="use an address before it is trained, where only senders' own words hold it"
+    )
+    max_per_session: int | None = Field(default=50, ge=1, description="records of one session; none of more is trained")
+    max_per_client: int | None = Field(
+        default=None, ge=1, description="the same of one client's key (client_id), where a server has several"
+    )
+    max_similar: int | None = Field(
+        default=50, ge=1, description="records with the same answer to nearly the same words, whoever sent them"
+    )
+
+
 class DataConfig(_Section):
     """Everything that decides what ends up in train.jsonl, apart from the run's seed."""
 
@@ -246,9 +270,11 @@ class DataConfig(_Section):
     join_prefixes: bool = Field(
         default=True, description="rows that are beginnings of a longer one become one conversation, each turn trained"
     )
-    personal_data: PersonalData | dict[str, PersonalData] = Field(
-        default=PersonalData.KEEP, description="keep, mask or drop; or by class ({email: mask, card: drop})"
+    personal_data: PersonalData | dict[str, PersonalData] | None = Field(
+        default=None,
+        description="keep, mask or drop; or by class ({email: mask, card: drop}). None: dispatch logs are masked",
     )
+    guards: GuardConfig = GuardConfig()
     augment: AugmentConfig = AugmentConfig()
     # Below 0.8 the search for candidates (data/near_duplicates.py) would start to miss pairs.
     near_duplicate_threshold: float | None = Field(

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from data.config import GuardConfig
+from data.guards import Guarded, guard
 from data.near_duplicates import NearDuplicateFilter
+from data.rejected import RejectReason
 from data.shards import Record
+
+_GUARDS = GuardConfig()
 
 
 class Fate(StrEnum):
@@ -22,6 +27,9 @@ class Fate(StrEnum):
     JOINED = "joined"
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
+    UNGROUNDED_ADDRESS = "ungrounded_address"
+    FLOOD = "flood"
+    CONTRADICTORY = "contradictory"
 
 
 @dataclass(frozen=True)
@@ -50,24 +58,32 @@ class Decisions:
     twins: dict[int, str] = field(default_factory=dict)
     joined: dict[int, tuple[int, ...]] = field(default_factory=dict)
     owners: dict[int, _Owner] = field(default_factory=dict)
+    guarded: dict[int, Guarded] = field(default_factory=dict)
+    begins: dict[int, RejectReason] = field(default_factory=dict)  # state of a turn → why a longer row is rejected
 
     def verdict(self, position: int, record: Record) -> Verdict:
         """What becomes of the `position`-th row, which was not rejected by itself."""
         if position in self.duplicates:
             return Verdict(Fate.DUPLICATE, "equal to an earlier row")
+        if (against := self.guarded.get(position)) is not None:
+            return Verdict(Fate(against.reason), against.detail)
         if (owner := self.owners.get(record.own)) is not None:
             if owner.is_taken:
                 return Verdict(Fate.JOINED)
             if owner.is_elsewhere:
                 return Verdict(Fate.DUPLICATE, "the beginning of a row on the other side of the split")
             return Verdict(Fate.NEAR_DUPLICATE, "the beginning of a row that is a near-duplicate")
+        if not record.has_line:
+            return Verdict(Fate(self.begins[record.own]), "the beginning of a row that is rejected so")
         if (twin := self.twins.get(position)) is not None:
             return Verdict(Fate.NEAR_DUPLICATE, f"of a row of dialogue '{twin}'")
         return Verdict(Fate.WRITTEN, joined=self.joined.get(position, ()))
 
 
-def decide(records: Callable[[], Iterable[Record]], near_duplicate_threshold: float | None) -> Decisions:
-    """Look at all rows three times, in order: which are equal, which begin others, which are written.
+def decide(
+    records: Callable[[], Iterable[Record]], near_duplicate_threshold: float | None, guards: GuardConfig = _GUARDS
+) -> Decisions:
+    """Look at all rows in order, several times: which are equal, contradict others, begin others, are written.
 
     Memory grows by some hundred bytes a row.
 
@@ -75,6 +91,9 @@ def decide(records: Callable[[], Iterable[Record]], near_duplicate_threshold: fl
         records: gives every row read, from the first, each time it is called.
     """
     found = Decisions()
+    _find_duplicates(records(), found)
+    claims = {place: record.claim for place, record in _survivors(records(), found) if record.claim is not None}
+    found.guarded = guard(claims, guards)
     begun = _find_begun(records(), found)
     for _, record in _survivors(records(), found):
         if record.own and record.own in begun:
@@ -93,24 +112,29 @@ def decide(records: Callable[[], Iterable[Record]], near_duplicate_threshold: fl
     return found
 
 
-def _find_begun(records: Iterable[Record], found: Decisions) -> set[int]:
-    """Note duplicates; returns the states of all turns that some row has before its last one."""
+def _find_duplicates(records: Iterable[Record], found: Decisions) -> None:
     seen: set[bytes] = set()
+    for position, record in enumerate(records):
+        if not record.reason and record.key in seen:
+            found.duplicates.add(position)
+        elif not record.reason:
+            seen.add(record.key)
+
+
+def _find_begun(records: Iterable[Record], found: Decisions) -> set[int]:
+    """The states of all turns that some row has before its last one; notes those of rows that are not written."""
     begun: set[int] = set()
     for position, record in enumerate(records):
-        if record.reason:
-            continue
-        if record.key in seen:
-            found.duplicates.add(position)
-            continue
-        seen.add(record.key)
-        begun.update(state for _, state in record.turns)
+        if (against := found.guarded.get(position)) is not None:
+            found.begins.update((state, against.reason) for _, state in record.turns)
+        elif not record.reason and position not in found.duplicates:
+            begun.update(state for _, state in record.turns)
     return begun
 
 
 def _survivors(records: Iterable[Record], found: Decisions) -> Iterator[tuple[int, Record]]:
     for position, record in enumerate(records):
-        if not record.reason and position not in found.duplicates:
+        if not record.reason and position not in found.duplicates and position not in found.guarded:
             yield position, record
 
 

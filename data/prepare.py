@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -42,9 +42,10 @@ from data.sources import check_source, read_source
 from data.sources.files import content_hash, data_files
 from data.split import Split, copies, sampled
 from data.store import ConversationWriter, data_hash, read_conversations, with_trained_turns
-from data.truth import truth_of
+from data.truth import Shape, truth_of
 from data.work import Job, write_shards
 from tinydispatch.bundled import bundled_tools, load_tools
+from tinydispatch.folders import owner_only
 from tinydispatch.tools import Conversation, Tool
 
 _CARD_JSON, _CARD_MARKDOWN, _CARD_HTML = "data_card.json", "data_card.md", "data_card.html"
@@ -75,6 +76,7 @@ def prepare(
     out_dir: Path,
     case_texts: CaseTexts,
     count_tokens: CountTokens | None,
+    suites: Mapping[str, Shape] | None = None,
 ) -> PreparedData:
     """Write `data/train.jsonl`, `data/heldout.jsonl`, `data_card.md`, `.html` and, last, `.json` under `out_dir`.
 
@@ -87,6 +89,7 @@ def prepare(
         case_texts: what users say in evaluation cases, best by suite; rows that share it are rejected.
         count_tokens: length of a conversation as the model reads it; None leaves the length unchecked. It is handed to
             other processes, so it can be pickled: see `TokenCounter`.
+        suites: the shape of each evaluation suite, for the card to put beside what is trained.
 
     Raises:
         DataFileError, ToolError: a file that cannot be used.
@@ -96,27 +99,24 @@ def prepare(
     for index, source in enumerate(config.sources):
         check_source(source, f"data.sources.{index}", default_tools)
     config = config.model_copy(update={"sources": tuple(map(fetched, config.sources))})
-    suites = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
-    mask = os.umask(0o077) if _is_private(config) else None
-    try:
-        return _prepared(config, seed, suites, count_tokens, default_tools, out_dir)
-    finally:
-        if mask is not None:
-            os.umask(mask)
+    texts = case_texts if isinstance(case_texts, Mapping) else {"evaluation": case_texts}
+    with owner_only(out_dir) if is_private(config) else nullcontext():
+        return _prepared(config, seed, texts, count_tokens, default_tools, out_dir, suites)
 
 
 def _prepared(
     config: DataConfig,
     seed: int,
-    suites: Mapping[str, Sequence[str]],
+    texts: Mapping[str, Sequence[str]],
     count_tokens: CountTokens | None,
     default_tools: Sequence[Tool],
     out_dir: Path,
+    suites: Mapping[str, Shape] | None,
 ) -> PreparedData:
-    job = _job(config, seed, suites, count_tokens, default_tools, out_dir)
-    builder = CardBuilder("tokens" if count_tokens else "characters", suites)
+    job = _job(config, seed, texts, count_tokens, default_tools, out_dir)
+    builder = CardBuilder("tokens" if count_tokens else "characters", texts)
     try:
-        prepared = _prepare(job, builder, out_dir)
+        prepared = _prepare(job, builder, out_dir, suites)
     except ValueError:
         # The user has to change something, and then nothing of this will fit.
         shutil.rmtree(job.folder.parent, ignore_errors=True)
@@ -125,8 +125,8 @@ def _prepared(
     return prepared
 
 
-def _is_private(config: DataConfig) -> bool:
-    """Whether what is written is for its owner alone: as its most private source, and every log is private."""
+def is_private(config: DataConfig) -> bool:
+    """Whether what is made of it is for its owner alone: as its most private source, and every log is private."""
     paths = [
         source.path for source in config.sources if not isinstance(source, SynthSource) and source.path is not None
     ]
@@ -135,7 +135,7 @@ def _is_private(config: DataConfig) -> bool:
     )
 
 
-def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
+def _prepare(job: Job, builder: CardBuilder, out_dir: Path, suites: Mapping[str, Shape] | None) -> PreparedData:
     config = job.config
     progress = Progress(_total_bytes(config))
     try:
@@ -144,14 +144,14 @@ def _prepare(job: Job, builder: CardBuilder, out_dir: Path) -> PreparedData:
         progress.close()
     sources = list(zip(config.sources, shards, strict=True))
     samples = [_sample(job.folder, source, shards) for source, shards in sources]
-    decisions = decide(lambda: _records(job.folder, sources, samples), config.near_duplicate_threshold)
+    decisions = decide(lambda: _records(job.folder, sources, samples), config.near_duplicate_threshold, config.guards)
     paths = _paths(out_dir)
     with ConversationWriter(paths[Split.TRAIN]) as train, ConversationWriter(paths[Split.HELDOUT]) as heldout:
         writers = {Split.TRAIN: train, Split.HELDOUT: heldout}
         _write_rows(job.folder, sources, samples, decisions, builder, writers)
         _require_training_rows(builder, config)
         files = (train.finish(), heldout.finish())
-        truth = truth_of(read_conversations(files[0]), builder.train)
+        truth = truth_of(read_conversations(files[0]), builder.train, suites)
         card = builder.build([_provenance(each, job.seed) for each in config.sources], data_hash(*files), truth)
         _commit(out_dir, writers, card)
     return PreparedData(paths[Split.TRAIN], paths[Split.HELDOUT], card)

@@ -33,6 +33,9 @@ class RejectReason(StrEnum):
     UNSTORABLE = "unstorable"
     UNRENDERABLE = "unrenderable"
     PERSONAL_DATA = "personal_data"
+    UNGROUNDED_ADDRESS = "ungrounded_address"
+    FLOOD = "flood"
+    CONTRADICTORY = "contradictory"
     DUPLICATE = "duplicate"
     LEFT_OUT_BY_WEIGHT = "left_out_by_weight"
     NEAR_DUPLICATE = "near_duplicate"
@@ -85,6 +88,9 @@ _MEANINGS = {
     RejectReason.UNSTORABLE: "a value that JSON or UTF-8 cannot express (infinity, half a character)",
     RejectReason.UNRENDERABLE: "the model's chat template refuses the conversation",
     RejectReason.PERSONAL_DATA: "holds personal data or a secret of a class that data.personal_data drops",
+    RejectReason.UNGROUNDED_ADDRESS: "a trained call sends to an address that nobody mentioned, or its sender alone",
+    RejectReason.FLOOD: "one of more records of a session, client or kind than data.guards lets through",
+    RejectReason.CONTRADICTORY: "another answer to the same request, and no more to be believed than that",
     RejectReason.DUPLICATE: "equal to an earlier row",
     RejectReason.LEFT_OUT_BY_WEIGHT: "the weight of its source is below 1",
     RejectReason.NEAR_DUPLICATE: "the same answer to nearly the same request as an earlier row",

@@ -12,18 +12,19 @@ import msgspec
 
 from data.augment import Augmenter
 from data.clean import check_conversation, reject
-from data.config import GENERATED, DataConfig, PersonalData, SourceConfig
+from data.config import GENERATED, DataConfig, DispatchLogSource, PersonalData, SourceConfig
 from data.fit import CountTokens, Fitted, fit
 from data.groups import Categories, GroupAssigner, level_of_folder
+from data.guards import claim_of, states_of
 from data.near_duplicates import answer_key, bands_of, request_text
 from data.overlap import OverlapIndex
 from data.rejected import Rejected, RejectReason, Repair
 from data.shards import Record
 from data.split import Split, split_of
-from data.store import StoreError, encode, message_text, tools_text
+from data.store import StoreError, encode
 from data.truth import clear
 from tinydispatch.redaction import Redactor
-from tinydispatch.tools import Conversation, Message, Role, Tool
+from tinydispatch.tools import Conversation, Role, Tool
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,8 @@ class Screen:
             for index, (source, known) in enumerate(zip(config.sources, categories, strict=False))
             if known is not None and (groups := getattr(source, "groups", None)) is not None
         }
-        policy = config.personal_data
-        by_class = policy if isinstance(policy, dict) else dict.fromkeys(Redactor().classes, policy)
-        self._personal = {kind: each for kind, each in by_class.items() if each is not PersonalData.KEEP}
-        self._redactor = Redactor().only(self._personal)
+        self._personal = [_personal(config, source) for source in config.sources]
+        self._redactors = [Redactor().only(each) for each in self._personal]
         # The rows of one dialogue share their request.
         self._match = lru_cache(maxsize=256)(self._overlap.match_texts)
 
@@ -87,9 +86,9 @@ class Screen:
     def _examine(self, conversation: Conversation, source_index: int, begun: Container[int]) -> Screened | Rejected:
         if (rejected := check_conversation(conversation)) is not None:
             return rejected
-        if self._personal:
-            cleared = clear(conversation, self._redactor)
-            if dropped := [kind for kind in cleared.found if self._personal[kind] is PersonalData.DROP]:
+        if personal := self._personal[source_index]:
+            cleared = clear(conversation, self._redactors[source_index])
+            if dropped := [kind for kind in cleared.found if personal[kind] is PersonalData.DROP]:
                 # Not shown: a sample of it would stand in the data card.
                 row_id = str(conversation.metadata.get("row_id", conversation.dialogue_id))
                 return Rejected(RejectReason.PERSONAL_DATA, ", ".join(sorted(dropped)), row_id)
@@ -168,7 +167,7 @@ class Screen:
 
     def _record(self, fitted: Fitted, side: str, augmented: tuple[str, ...]) -> Record:
         conversation = fitted.conversation
-        states = _states(conversation)
+        states = states_of(conversation)
         turns = [(i, m) for i, m in enumerate(conversation.messages) if m.role is Role.ASSISTANT]
         is_joined = self._config.join_prefixes
         return Record(
@@ -181,10 +180,20 @@ class Screen:
             repairs=tuple(conversation.metadata.get("repairs", ())),
             steps=tuple(map(str, fitted.steps)),
             augmented=augmented,
+            claim=claim_of(conversation, states=states),
             key=_key(conversation, states[-1]),
             own=states[-1] if is_joined and _ends_in_its_only_trained_turn(conversation) else 0,
             turns=tuple((i, states[i]) for i, message in turns if is_joined and not message.is_trained),
         )
+
+
+def _personal(config: DataConfig, source: SourceConfig) -> dict[str, PersonalData]:
+    """What becomes of each class of personal data in a source's rows, where they are not kept."""
+    policy = config.personal_data
+    if policy is None:
+        policy = PersonalData.MASK if isinstance(source, DispatchLogSource) else PersonalData.KEEP
+    by_class = policy if isinstance(policy, dict) else dict.fromkeys(Redactor().classes, policy)
+    return {kind: each for kind, each in by_class.items() if each is not PersonalData.KEEP}
 
 
 def _with_notes(fitted: Fitted, side: str, augmented: tuple[str, ...]) -> Conversation:
@@ -204,23 +213,6 @@ def _ends_in_its_only_trained_turn(conversation: Conversation) -> bool:
     last = conversation.messages[-1]
     trained = [m for m in conversation.messages if m.role is Role.ASSISTANT and m.is_trained]
     return len(trained) == 1 and trained[0] is last
-
-
-def _states(conversation: Conversation) -> list[int]:
-    """One number for each message: a hash of the tools and of everything up to it, whatever of it is trained.
-
-    Two rows with the same number are, up to there, the same text for any chat template.
-    """
-    digest = hashlib.blake2b(tools_text(conversation.tools).encode(), digest_size=8)
-    digest.update(str(conversation.reference_date).encode())
-    states = []
-    for message in conversation.messages:
-        calls = message_text(Message(Role.ASSISTANT, tool_calls=message.tool_calls)) if message.tool_calls else ""
-        # Lengths keep the parts apart: no text can end in the beginning of the next one.
-        parts = (message.role, message.content, message.tool_name or "", calls)
-        digest.update(f"{[*map(len, parts)]}{''.join(parts)}".encode())
-        states.append(int.from_bytes(digest.digest()))
-    return states
 
 
 def _key(conversation: Conversation, last_state: int) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from data.guards import Claim
 from data.rejected import Rejected, RejectReason
 
 _META, _ROWS = ".meta", ".rows"
@@ -41,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     text: str = ""  # the request, for near-duplicates
     bands: tuple[bytes, ...] = ()
     has_line: bool = False
+    claim: Claim | None = None  # of a row that may be kept
 
     @classmethod
     def of_rejected(cls, rejected: Rejected) -> Record:

@@ -7,19 +7,23 @@ second puts records aside.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from data.near_duplicates import answer_key, request_text
+from data.sources.categories import behaviour_of
 from data.store import tools_text
 from tinydispatch.redaction import NOBODYS, Redactor
 from tinydispatch.tools import Conversation, Role, Tool, ToolCall
 
 _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}|https?://[^\s\"'<>]+")
+_SCHEME, _LETTERS = re.compile(r"\Ahttps?://(?:www\.)?"), re.compile(r"[^\W\d_]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d")
-_PLACES, _THIN, _MOST_CONVERSATIONS = 5, 20, 2000
+_PLACES, _THIN, _MOST_CONVERSATIONS, _SCRIPT_CHARS, _MOST_TOOLS = 5, 20, 2000, 200, 40
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,31 @@ def addresses(conversation: Conversation) -> set[str]:
 
 
 def strange_addresses(conversation: Conversation) -> set[str]:
-    """Those that stand nowhere in what was said or returned before."""
-    said = " ".join(message.content for message in conversation.messages if message.role is not Role.ASSISTANT).lower()
-    return {address for address in addresses(conversation) if address.lower() not in said}
+    """Those that stand nowhere in what was said or returned, nor in the tools.
+
+    An address may be spelled out ("j dot doe at acme dot com"): all of its words but the last have to be said.
+    """
+    found = addresses(conversation)
+    if not found:
+        return found
+    said = " ".join(message.content for message in conversation.messages if message.role is not Role.ASSISTANT)
+    said = f"{said} {tools_text(conversation.tools)}".lower()
+    run_together = re.sub(r"[\W_]+", "", said)
+
+    def is_said(address: str) -> bool:
+        words = _LETTERS.findall(_SCHEME.sub("", address.lower()))
+        return address.lower() in said or all(word in run_together for word in words[: max(1, len(words) - 1)])
+
+    return {address for address in found if not is_said(address)}
 
 
 def own_addresses(conversation: Conversation) -> set[str]:
     """Those that only the sender says, and that are not set aside for examples: no result and no system message."""
-    other = " ".join(m.content for m in conversation.messages if m.role in (Role.SYSTEM, Role.TOOL)).lower()
     found = addresses(conversation)
+    if not found:
+        return found
+    other = " ".join(m.content for m in conversation.messages if m.role in (Role.SYSTEM, Role.TOOL))
+    other = f"{other} {tools_text(conversation.tools)}".lower()
     return {each for each in found if each.lower() not in other and NOBODYS.fullmatch(each) is None}
 
 
@@ -102,8 +122,39 @@ class _Argument:
     present: int = 0
 
 
-def truth_of(conversations: Iterable[Conversation], total: int) -> dict[str, Any]:
+@dataclass
+class Shape:
+    """How many rows there are, training conversations or cases, and of each behaviour, writing system, called tool."""
+
+    behaviour: Counter[str] = field(default_factory=Counter)
+    script: Counter[str] = field(default_factory=Counter)
+    tools: Counter[str] = field(default_factory=Counter)
+
+    def add(self, behaviour: str, text: str, tools: Iterable[str]) -> None:
+        """Count a row; of `text`, which the user said, the writing system alone is kept."""
+        self.behaviour[behaviour] += 1
+        letters = Counter(_script(letter) for letter in text[:_SCRIPT_CHARS] if letter.isalpha())
+        self.script[letters.most_common(1)[0][0] if letters else "none"] += 1
+        self.tools.update(tools)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the data card has it."""
+        counts = {name: dict(getattr(self, name).most_common()) for name in ("behaviour", "script", "tools")}
+        return {"rows": self.behaviour.total(), **counts}
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "none").split()[0].lower()
+
+
+def truth_of(
+    conversations: Iterable[Conversation], total: int, suites: Mapping[str, Shape] | None = None
+) -> dict[str, Any]:
     """What the data card says about calls, by tool and argument; `total` conversations are read, every n-th looked at.
+
+    Args:
+        suites: the shape of each evaluation suite; it stands beside that of the conversations.
 
     A value is found where the user said it, and derivable where a result or system message holds it, the schema lists
     it, it is a date, a time, true or false, or half of its words were said. Any other was said by nobody.
@@ -117,12 +168,16 @@ def truth_of(conversations: Iterable[Conversation], total: int) -> dict[str, Any
     answers: dict[tuple[str, str], dict[bytes, str]] = defaultdict(dict)
     unsaid: list[dict[str, str]] = []
     personal: dict[str, dict[str, Any]] = {}
+    shape = Shape()
     n_looked = n_strange = n_unsaid = 0
     for position, conversation in enumerate(conversations):
         row = str(conversation.metadata.get("row_id", conversation.dialogue_id))
         categories[str(conversation.category)] += 1
         offered.update(tool.name for tool in conversation.tools)
-        calls.update(call.name for _, call in _trained_calls(conversation))
+        called = [call.name for _, call in _trained_calls(conversation)]
+        calls.update(called)
+        said = " ".join(m.content for m in conversation.messages if m.role is Role.USER)[:_SCRIPT_CHARS]
+        shape.add(str(behaviour_of(conversation.messages)), said, called)
         if position % step:
             continue
         n_looked += 1
@@ -150,6 +205,7 @@ def truth_of(conversations: Iterable[Conversation], total: int) -> dict[str, Any
         "said_by_nobody": {"values": n_unsaid, "places": unsaid},
         "addresses_of_nobody": n_strange,
         "personal": {kind: personal[kind] for kind in sorted(personal)},
+        "balance": {name: each.to_json() for name, each in {"training": shape, **(suites or {})}.items()},
         "thin": {name: count for name, count in sorted(categories.items()) if count < _THIN},
     }
 
@@ -235,6 +291,7 @@ def rows_of(truth: Mapping[str, Any]) -> list[tuple[str, Sequence[str], Sequence
          ", ".join(f"{name} {count}" for name, count in truth["thin"].items())),
     ]  # fmt: skip
     return [
+        *_balance(truth.get("balance", {})),
         (
             f"Checks of {truth['looked_at']:,} of {truth['of']:,} conversations",
             ("check", "count", "places"),
@@ -258,3 +315,19 @@ def rows_of(truth: Mapping[str, Any]) -> list[tuple[str, Sequence[str], Sequence
             ],
         ),
     ]  # fmt: skip
+
+
+def _balance(balance: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Shares of the training conversations beside those of each suite's cases; of tools those that a suite asks for."""
+    if len(balance) < 2:
+        return
+    shapes = list(balance.values())
+    rows = [["", "rows", *(f"{shape['rows']:,}" for shape in shapes)]]
+    for kind in ("behaviour", "script", "tools"):
+        wanted: Counter[str] = Counter()
+        for shape in shapes[1:] if kind == "tools" else shapes:
+            wanted.update({name: count / (sum(shape[kind].values()) or 1) for name, count in shape[kind].items()})
+        for name, _ in wanted.most_common(_MOST_TOOLS):
+            shares = [shape[kind].get(name, 0) / (sum(shape[kind].values()) or 1) for shape in shapes]
+            rows.append([kind, name, *(f"{100 * share:.1f} %" if share else "-" for share in shares)])
+    yield "Balance against the suites", ("", "share of", *balance), rows

@@ -18,13 +18,13 @@ from data.config import DataConfig, PhrasesSource, SynthSource
 from data.overlap import OverlapIndex
 from data.rejected import Rejected
 from data.sources import read_source
+from data.sources.dispatch_log import Trust
 from data.sources.openai_chat import conversation_from_openai
 from data.store import read_conversations
 from eval.cases import Suite
 from eval.metrics import wanted
 from eval.suites.heldout import turn_suite
 from retraining.errors import RetrainError
-from retraining.production import Trust
 from retraining.records import PoolRow, Record, pool_row
 from tinydispatch.bundled import bundled_tools, load_tools
 from tinydispatch.tools import Conversation, Role, Tool

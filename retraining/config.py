@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.config import SourceConfig
+from data.config import GuardConfig, SourceConfig
 from export.config import Quantization
 from retraining.stages import RunState, Stage
 from training.config import CONFIGS_DIR, Section
@@ -25,24 +25,13 @@ class AfterRefusal(StrEnum):
     KEEP = "keep"
 
 
-class IntakeConfig(Section):
-    """Where new records come from and which of them become training data."""
+class IntakeConfig(Section, GuardConfig):
+    """Where new records come from and which of them become training data; the rest goes into quarantine."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     min_new: int = Field(default=50, ge=1)  # fewer than so many records that count: nothing is trained
     # Of the records that this run trains on beyond the base run's own sources; 1 sets no limit.
     max_share_per_source: float = Field(default=1.0, gt=0, le=1)
-    # More from one session are quarantined: somebody, or a script, says the same thing over and over.
-    max_per_session: int = Field(default=50, ge=1)
-    # The same for one client's key (`client_id` of a log line): a session's name is the sender's own to make up. None
-    # sets no limit, for a server behind a single key.
-    max_per_client: int | None = Field(default=None, ge=1)
-    # More records than this with the same answer to nearly the same words are quarantined, whoever sent them.
-    max_similar: int = Field(default=50, ge=1)
-    # A link or address that only senders' own words hold is trained once so many sessions have used it.
-    min_sessions_per_address: int = Field(default=2, ge=1)
-    # A trained call that sends to an address nobody mentioned is quarantined.
-    require_grounded_addresses: bool = True
     # Further rules of what is replaced before anything is written, as the server's log takes them
     # (tinydispatch/redaction.py); the built-in ones always apply.
     redaction: Path | None = None

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.config import DispatchLogSource, SourceConfig
+from data.guards import Claim, Origin, claim_of, origin_of
 from data.hub import fetched
 from data.rejected import Rejected
 from data.sources import read_source
-from data.sources.dispatch_log import conversation_from_log, decided_elsewhere, decided_lines, is_decided
+from data.sources.dispatch_log import Trust, conversation_from_log, marks_of
 from data.sources.files import data_files, iter_rows
 from data.store import message_text, tools_text
 from retraining.errors import RetrainError
-from retraining.production import Trust, labelled
+from tinydispatch.dispatch_log import line_id
 from tinydispatch.tools import Conversation, Message, Role, Tool
 
 
@@ -37,14 +38,22 @@ class Record:
 
     @property
     def request(self) -> str:
-        """Hash of the messages before the last trained answer, and of the tools on offer."""
+        """Hash of the messages before the last trained answer, of the tools on offer and of the day that was told."""
         last = max((i for i, m in enumerate(self.conversation.messages) if _is_answer(m)), default=0)
-        return _hash([*map(message_text, self.conversation.messages[:last]), tools_text(self.conversation.tools)])
+        day = self.conversation.reference_date
+        dated = [] if day is None else [day.isoformat()]
+        before = map(message_text, self.conversation.messages[:last])
+        return _hash([*before, tools_text(self.conversation.tools), *dated])
 
     @property
     def key(self) -> str:
         """Hash of the messages and the tools on offer."""
         return _hash([*map(message_text, self.conversation.messages), tools_text(self.conversation.tools)])
+
+    @property
+    def claim(self) -> Claim:
+        """What the guards look at."""
+        return claim_of(self.conversation, Origin(self.trust, self.session, self.client))
 
     def to_row(self) -> dict[str, Any]:
         """As `openai_jsonl` reads it; what the intake needs of it later stands under `retraining`."""
@@ -55,6 +64,7 @@ class Record:
             "category": conversation.category,
             "dialogue_id": conversation.dialogue_id,
             "retraining": {"key": self.key, "request": self.request, "trust": int(self.trust), "source": self.source},
+            "metadata": {"log": {"trust": int(self.trust)}},  # what the data stage goes by
         }
         if conversation.reference_date is not None:
             row["reference_date"] = conversation.reference_date.isoformat()
@@ -107,7 +117,7 @@ def decided_in(sources: Sequence[SourceConfig]) -> frozenset[str]:
         DataFileError: a file cannot be read.
     """
     paths = [source.path for source in sources if isinstance(source, DispatchLogSource) and source.path is not None]
-    return frozenset(found for path in paths if not _is_empty(path) for found in decided_lines(path))
+    return frozenset(found for path in paths if not _is_empty(path) for found in marks_of(path).decided)
 
 
 def _is_empty(path: Path) -> bool:
@@ -118,38 +128,32 @@ def _read_log(
     source: DispatchLogSource, name: str, default_tools: Sequence[Tool], decided: frozenset[str]
 ) -> Iterator[Record | Rejected | Withdrawn]:
     assert source.path is not None
-    failed = _failed(source)
+    marks = replace(marks_of(source.path), decided=decided)
     count = 0
     for file in data_files(source.path):
         for raw in iter_rows(file, max_rows=source.max_rows):
             if source.max_rows is not None and count >= source.max_rows:
                 return
             count += 1
-            row, trust = labelled(raw.value)
-            if is_decided(raw.value, decided):
-                yield decided_elsewhere(raw.row_id, raw.value)
-                whole = conversation_from_log({**row, "is_accepted": True}, raw.row_id, default_tools)
-                if not isinstance(whole, Rejected):
-                    yield Withdrawn(Record(whole, name, trust, ""))
-                continue
-            if trust is Trust.MODEL and isinstance(row, Mapping) and row.get("id") in failed:
-                row = {**row, "is_accepted": False}
-            found = conversation_from_log(row, raw.row_id, default_tools, only_corrected=source.only_corrected)
-            session = str(row.get("session_id") or "") if isinstance(row, Mapping) else ""
-            client = str(row.get("client_id") or "") if isinstance(row, Mapping) else ""
-            time = str(row.get("time") or "") if isinstance(row, Mapping) else ""
-            if isinstance(row, Mapping) and row.get("decides") and row.get("is_accepted") is False:
+            row = raw.value
+            found = conversation_from_log(
+                row, raw.row_id, default_tools, only_corrected=source.only_corrected, marks=marks
+            )
+            if isinstance(row, Mapping) and (line_id(row) in decided or _takes_back(row)):
                 whole = conversation_from_log({**row, "is_accepted": True}, raw.row_id, default_tools)
                 if not isinstance(whole, Rejected) and isinstance(found, Rejected):
-                    yield Withdrawn(Record(whole, name, trust, session, time, client))
-            yield found if isinstance(found, Rejected) else Record(found, name, trust, session, time, client)
+                    yield Withdrawn(_logged(whole, name, row))
+            yield found if isinstance(found, Rejected) else _logged(found, name, row)
 
 
-def _failed(source: DispatchLogSource) -> set[str]:
-    """The ids of answers of which a later line says that the call failed: their own lines teach nothing either."""
-    assert source.path is not None
-    rows = (raw.value for file in data_files(source.path) for raw in iter_rows(file, max_rows=None))
-    return {str(row["id"]) for row in rows if isinstance(row, Mapping) and row.get("id") and row.get("tool_error")}
+def _takes_back(row: Mapping[str, Any]) -> bool:
+    """Whether a person said that a line's answer is wrong, without another."""
+    return bool(row.get("decides")) and row.get("is_accepted") is False
+
+
+def _logged(conversation: Conversation, source: str, row: Mapping[str, Any]) -> Record:
+    trust, session, client = origin_of(conversation)
+    return Record(conversation, source, trust, session, str(row.get("time") or ""), client)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from retraining.page import write_page
 from retraining.process import stop_leftovers
 from retraining.registry import settle
 from retraining.stages import RunState, Stage, Step
+from tinydispatch.folders import owner_only
 from tinydispatch.registry import champion_id
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,12 @@ MakeSteps = Callable[[Ledger], list[Step]]
 
 @contextmanager
 def locked_ledger(registry: Path) -> Iterator[Ledger]:
-    """The ledger of a registry, with its lock held.
+    """The ledger of a registry, with its lock held; what is written meanwhile is for its owner alone, as the logs are.
 
     Raises:
         LockHeldError: another process is at work in it.
     """
-    with run_lock(registry / LOCK), Ledger(registry / LEDGER) as ledger:
+    with owner_only(registry / RUNS), run_lock(registry / LOCK), Ledger(registry / LEDGER) as ledger:
         yield ledger
 
 

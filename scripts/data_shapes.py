@@ -199,6 +199,132 @@ SHAPES = (
         1,
     ),
     Shape(
+        "Axolotl, ms-swift",
+        "a turn with training: false, with loss: false",
+        (
+            _row(_turn("Hm.", training=False), USER, _turn(tool_calls=[LISTED])),
+            _row(_turn("Hm.", loss=False), USER, _turn(tool_calls=[LISTED])),
+        ),
+        2,
+    ),
+    Shape(
+        "TRL",
+        "chosen and rejected, with a prompt and without",
+        (
+            {"prompt": [USER], "chosen": [_turn(tool_calls=[LISTED])], "rejected": [_turn("No.")], "tools": [TOOL]},
+            {"chosen": [USER, _turn(tool_calls=[LISTED])], "rejected": [USER, _turn("No.")], "tools": [TOOL]},
+        ),
+        2,
+    ),
+    Shape(
+        "OpenAI",
+        "preferred_output",
+        ({"input": {"messages": [USER], "tools": [TOOL]}, "preferred_output": [_turn(tool_calls=[LISTED])]},),
+        1,
+    ),
+    Shape(
+        "OpenAI",
+        "items of Responses",
+        (
+            {
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "user", "content": [{"type": "input_text", "text": "weather in Oslo?"}]},
+                    {"type": "function_call", "call_id": "c", **_OLDER},
+                    {"type": "function_call_output", "call_id": "c", "output": "rain"},
+                    _turn([{"type": "output_text", "text": "Rain."}], type="message"),
+                ],
+                "tools": [{"type": "function", **BARE}],
+            },
+        ),
+        1,
+    ),
+    Shape(
+        "OpenAI",
+        "a refusal, and an image",
+        (
+            _row(_turn([{"type": "refusal", "refusal": "No."}])),
+            _row({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, _turn("A cat.")),
+        ),
+        1,
+        "unsupported_content",
+    ),
+    Shape(
+        "Gemini, Vertex",
+        "contents with functionCall parts",
+        (
+            {
+                "systemInstruction": {"parts": [{"text": "Be brief."}]},
+                "contents": [
+                    {"role": "user", "parts": [{"text": "weather in Oslo?"}]},
+                    {"role": "model", "parts": [{"functionCall": {"name": "get_weather", "args": {"city": "Oslo"}}}]},
+                    {"role": "user", "parts": [{"functionResponse": {"name": "get_weather", "response": {"t": 3}}}]},
+                    {"role": "model", "parts": [{"text": "3 degrees."}]},
+                ],
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {
+                                "name": "get_weather",
+                                "parameters": {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}},
+                            }
+                        ]
+                    }
+                ],
+            },
+        ),
+        1,
+    ),
+    Shape(
+        "Bedrock",
+        "toolUse and toolResult",
+        (
+            {
+                "system": [{"text": "Be brief."}],
+                "messages": [
+                    {"role": "user", "content": [{"text": "weather in Oslo?"}]},
+                    _turn([{"toolUse": {"toolUseId": "t", "name": "get_weather", "input": {"city": "Oslo"}}}]),
+                    {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "rain"}]}}]},
+                    _turn([{"text": "Rain."}]),
+                ],
+                "toolConfig": {"tools": [{"toolSpec": {"name": "get_weather", "inputSchema": {"json": PARAMETERS}}}]},
+            },
+        ),
+        1,
+    ),
+    Shape(
+        "Mistral",
+        "results by name",
+        (
+            _row(
+                _turn(tool_calls=[{"id": "9Ae3bDc2F", "function": CALL}]),
+                {"role": "tool", "name": "get_weather", "tool_call_id": "9Ae3bDc2F", "content": "{}"},
+                _turn("Dry.", prefix=False),
+            ),
+        ),
+        1,
+    ),
+    Shape(
+        "ms-swift",
+        "roles tool_call and tool_response",
+        (_row({"role": "tool_call", "content": TEXT}, {"role": "tool_response", "content": "rain"}, _turn("Rain.")),),
+        1,
+        "call_read_from_text",
+    ),
+    Shape(
+        "any",
+        "messages and tools as JSON text",
+        ({key: json.dumps(value) for key, value in _row(_turn("Hi.")).items()},),
+        1,
+    ),
+    Shape(
+        "OpenAI",
+        "a call of a custom tool",
+        (_row(_turn(tool_calls=[{"id": "1", "type": "custom"}])),),
+        0,
+        "malformed_call",
+    ),
+    Shape(
         "servers",
         "reasoning_content",
         (_row(_turn(tool_calls=[LISTED], reasoning_content="hm")),),
@@ -257,20 +383,88 @@ SHAPES = (
             ("Qwen-Agent", '✿FUNCTION✿: get_weather\n✿ARGS✿: {"city": "Oslo"}', 1, "call_read_from_text"),
             ("any", f"```json\n{TEXT}\n```", 1, "call_read_from_text"),
             ("any", f"Sure: {TEXT}", 0, "call_in_text"),
-            ("Gemma", "```tool_code\nget_weather(city='Oslo')\n```", 0, "call_in_text"),
-            ("Llama 4", "[get_weather(city='Oslo')]", 0, "call_in_text"),
+            ("Gemma", "```tool_code\nprint(get_weather(city='Oslo'))\n```", 1, "call_read_from_text"),
+            ("Llama 4", "[get_weather(city='Oslo'), get_weather(city='Rome', unit='c')]", 1, "call_read_from_text"),
+            ("Llama 4", "<|python_start|>[get_weather(city='Oslo')]<|python_end|>", 1, "call_read_from_text"),
+            ("Llama 3.1", '<|python_tag|>get_weather.call(city="Oslo")', 1, "call_read_from_text"),
+            ("Llama 4", "[get_weather(city=__import__('os').name)]", 0, "call_in_text"),
+            ("Llama 4", "[get_weather('Oslo')]", 0, "call_in_text"),
+            ("Mistral", '[TOOL_CALLS]get_weather{"city": "Oslo"}</s>', 1, "call_read_from_text"),
+            (
+                "Mistral",
+                '[TOOL_CALLS]get_weather[CALL_ID]a1[ARGS]{"city": "Oslo"}[TOOL_CALLS]get_weather[ARGS]{"city": "[R]"}',
+                1,
+                "call_read_from_text",
+            ),
             (
                 "Qwen3-Coder",
                 "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
-                0,
-                "call_in_text",
+                1,
+                "call_read_from_text",
             ),
-            ("ReAct", "Action: get_weather\nAction Input: {'city': 'Oslo'}", 0, "call_in_text"),
+            (
+                "Qwen3-Coder",
+                "<function=get_weather><parameter=city>Oslo</parameter></function>",
+                1,
+                "call_read_from_text",
+            ),
+            ("Qwen3-Coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo", 0, "malformed_call"),
+            ("ReAct", "Thought: hm\nAction: get_weather\nAction Input: {'city': 'Oslo'}", 1, "call_read_from_text"),
+            (
+                "GLM",
+                "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>",
+                1,
+                "call_read_from_text",
+            ),
+            (
+                "DeepSeek",
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+                '{"city": "Oslo"}\n```'
+                "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+                1,
+                "call_read_from_text",
+            ),
+            (
+                "Kimi",
+                "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
+                '{"city": "Oslo"}<|tool_call_end|><|tool_calls_section_end|>',
+                1,
+                "call_read_from_text",
+            ),
+            (
+                "gpt-oss",
+                '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>',
+                1,
+                "call_read_from_text",
+            ),
+            ("LM Studio", f"[TOOL_REQUEST]{TEXT}[END_TOOL_REQUEST]", 1, "call_read_from_text"),
+            ("LFM2", '<|tool_call_start|>[get_weather(city="Oslo")]<|tool_call_end|>', 1, "call_read_from_text"),
+            ("Functionary", '>>>get_weather\n{"city": "Oslo"}', 1, "call_read_from_text"),
+            (
+                "Command R7B",
+                '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Oslo"}}]'
+                "<|END_ACTION|>",
+                1,
+                "call_read_from_text",
+            ),
+            (
+                "LangChain",
+                '```json\n{"action": "get_weather", "action_input": {"city": "Oslo"}}\n```',
+                1,
+                "call_read_from_text",
+            ),
             (
                 "Anthropic",
                 '<invoke name="get_weather"><parameter name="city">Oslo</parameter></invoke>',
-                0,
-                "call_in_text",
+                1,
+                "call_read_from_text",
+            ),
+            (
+                "Anthropic",
+                '<function_calls>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n</invoke>\n'
+                "</function_calls>",
+                1,
+                "call_read_from_text",
             ),
             ("Hermes", '<tool_call>{"name": "delete_all", "arguments": {}}</tool_call>', 0, "unknown_tool"),
         )

@@ -11,15 +11,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from data.prepare import prepare
+from data.prepare import is_private, prepare
 from data.sources import check_source
 from eval.results import EvalResult
-from eval.suites import case_texts_by_suite, load_suite
+from eval.suites import case_texts_by_suite, load_suite, shapes_by_suite
 from scripts.stages import Ledger, Stage
+from tinydispatch.folders import owner_only
 from training.config import RunConfig, dump_run_config, load_run_config
 from training.hub import DEFAULT, resolve_model
 
@@ -51,7 +52,8 @@ def run_pipeline(config: str, overrides: Sequence[str], force: Stage | None, unt
         for suite in run.eval.suites:
             load_suite(suite)
         model_dir = resolve_model(run.model)
-        _Pipeline(run, model_dir, force).run(until)
+        with owner_only(run.run_dir) if is_private(run.data) else nullcontext():
+            _Pipeline(run, model_dir, force).run(until)
     except ValueError as error:  # every error of the user's side is one; its message names file, key and value
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -123,7 +125,12 @@ class _Pipeline:
         run = self.run_config
         counter = TokenCounter.of(load_tokenizer(self.model_dir))
         prepared = prepare(
-            run.data, seed=run.seed, out_dir=self.folder, case_texts=case_texts_by_suite(), count_tokens=counter
+            run.data,
+            seed=run.seed,
+            out_dir=self.folder,
+            case_texts=case_texts_by_suite(),
+            count_tokens=counter,
+            suites=shapes_by_suite(),
         )
         card = prepared.card
         logger.info("%d rows read: %d for training, %d held out", card.read, card.train, card.heldout)

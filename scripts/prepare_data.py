@@ -14,7 +14,7 @@ from data.prepare import EmptyDataError, prepare
 from data.sources.files import DataFileError
 from data.work import WorkerDiedError
 from eval.cases import SuiteError
-from eval.suites import case_texts_by_suite
+from eval.suites import case_texts_by_suite, shapes_by_suite
 from tinydispatch.tools import ToolError
 from training.config import load_run_config
 from training.errors import ConfigError, ModelNotFoundError, TokenizerError
@@ -53,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The tokenizer alone says how long a row is; weights are not loaded.
         counter = token_counter(resolve_model(run.model))
         prepared = prepare(
-            run.data, seed=run.seed, out_dir=run.run_dir, case_texts=case_texts_by_suite(), count_tokens=counter
+            run.data,
+            seed=run.seed,
+            out_dir=run.run_dir,
+            case_texts=case_texts_by_suite(),
+            count_tokens=counter,
+            suites=shapes_by_suite(),
         )
     except _USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)

@@ -77,7 +77,7 @@ class DispatchLog:
         Args:
             reference_date: the day that the model was told; None: today.
             session: groups the requests of one dialogue; its hash is written.
-            client: tells who asked, by the key that opened the server; its hash is written. "": unknown.
+            client: tells one API key's requests from another's ("" for none); its hash is written.
             reply_id: names the answer, so that a later line about it can be found.
             extra: further keys, such as `tool_error`, `correction`, `challenger`. Such a line is a second one of its
                 answer: it is accepted only for what a person or a larger model said.
@@ -89,7 +89,7 @@ class DispatchLog:
         if session is not None:
             more["session_id"] = session_hash(session)
         if client:
-            more["client_id"] = session_hash(client)
+            more["client_id"] = session_hash(f"client {client}")
         try:
             self._append(said, more, messages, tools, reference_date or dt.date.today(), model, reply_id)
         except OSError as error:

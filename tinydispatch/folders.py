@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -20,6 +22,21 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "tinydispatch"
     except RuntimeError as error:
         raise ValueError(f"no folder for the cache: {error}; set TINYDISPATCH_CACHE") from error
+
+
+@contextmanager
+def owner_only(folder: Path) -> Iterator[None]:
+    """What this process and those that it starts make meanwhile is for its owner alone, and so is the folder.
+
+    For what is derived from a log: it is as private as the log.
+    """
+    mask = os.umask(0o077)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        yield
+    finally:
+        os.umask(mask)
 
 
 def append_whole(descriptor: int, data: bytes) -> None:

@@ -24,7 +24,7 @@ from data.config import (
     XlamSource,
 )
 from data.rejected import Rejected, RejectReason, sample_of
-from data.sources.dispatch_log import conversation_from_log, decided_elsewhere, decided_lines, is_decided
+from data.sources.dispatch_log import Marks, conversation_from_log, marks_of
 from data.sources.files import DataFileError, Piece, RawRow, data_files, iter_pieces, read_piece, require_exists
 from data.sources.hermes import conversation_from_hermes
 from data.sources.openai_chat import conversation_from_openai
@@ -138,32 +138,32 @@ def read_part(source: FileSource, part: Part, default_tools: Sequence[Tool]) -> 
     Raises:
         DataFileError: a file is gone since it was cut, or Parquet cannot read it.
     """
-    decided: frozenset[str] = frozenset()
-    if isinstance(source, DispatchLogSource) and source.path is not None:
-        decided = decided_lines(source.path)
+    is_log = isinstance(source, DispatchLogSource) and source.path is not None
+    marks = marks_of(source.path) if is_log and source.path is not None else None
     for piece in part.pieces:
         for row in read_piece(piece):
-            if is_decided(row.value, decided):
-                yield decided_elsewhere(row.row_id, row.value)
-                continue
-            yield from conversations_of(source, row, piece.path, default_tools)
+            yield from conversations_of(source, row, piece.path, default_tools, marks)
     if part.error is not None:
         yield _not_json(part.error)
 
 
 def conversations_of(
-    source: FileSource, row: RawRow, file: Path, default_tools: Sequence[Tool]
+    source: FileSource, row: RawRow, file: Path, default_tools: Sequence[Tool], marks: Marks | None = None
 ) -> Iterator[Conversation | Rejected]:
-    """What one row gives: one conversation or rejection as a rule, one for each prefix of a raw ToolBench answer."""
+    """What one row gives: one conversation or rejection as a rule, one for each prefix of a raw ToolBench answer.
+
+    Args:
+        marks: what other lines of a dispatch log say of this one.
+    """
     try:
-        yield from _adapted(source, row, file, default_tools)
+        yield from _adapted(source, row, file, default_tools, marks)
     except RecursionError:
         # Adapters look at values of any shape in many places; JSON may nest deeper than Python's stack.
         yield Rejected(RejectReason.MALFORMED_ROW, "nested too deeply", row.row_id, sample_of(row.value))
 
 
 def _adapted(
-    source: FileSource, row: RawRow, file: Path, default_tools: Sequence[Tool]
+    source: FileSource, row: RawRow, file: Path, default_tools: Sequence[Tool], marks: Marks | None
 ) -> Iterator[Conversation | Rejected]:
     if row.error is not None:
         yield _not_json(row)
@@ -186,7 +186,7 @@ def _adapted(
         case When2CallSource():
             yield conversation_from_when2call(value, row_id)
         case DispatchLogSource(only_corrected=only):
-            yield conversation_from_log(value, row_id, default_tools, only_corrected=only)
+            yield conversation_from_log(value, row_id, default_tools, only_corrected=only, marks=marks)
 
 
 def _not_json(row: RawRow) -> Rejected:

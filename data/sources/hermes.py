@@ -50,6 +50,8 @@ def conversation_from_hermes(row: Any, row_id: str) -> Conversation | Rejected:
 
 
 def _messages(role: str, value: str, repairs: list[Repair]) -> list[dict[str, Any]]:
+    if role == "assistant" and "<function=" in value:
+        return [{"role": role, "content": value}]  # elements, whose types the schemas say
     if role == "assistant":
         text, calls = split_calls(value, CALL_START, CALL_END, repairs)
         # What is said beside a call is a thought; a dispatcher would pay for every token of it.

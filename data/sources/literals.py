@@ -90,6 +90,48 @@ def parse_values(text: str) -> list[Any]:
     return found
 
 
+def python_calls(text: str) -> list[dict[str, Any]]:
+    """Calls as Python writes them, one a line or in a list: `f(city='Oslo')`, `print(api.f(x=1))`, `f.call(x=1)`.
+
+    Nothing is run: an argument is a constant, or lists and dictionaries of constants, under its keyword.
+
+    Raises:
+        LiteralError: anything else.
+    """
+    if len(text) > MAX_ARGUMENTS_CHARS:
+        raise LiteralError(f"{len(text)} characters; at most {MAX_ARGUMENTS_CHARS} are read")
+    try:
+        found = []
+        for statement in ast.parse(text.strip()).body:
+            value = statement.value if isinstance(statement, ast.Expr) else None
+            found += [_python_call(each) for each in (value.elts if isinstance(value, ast.List) else [value])]
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise LiteralError(f"no calls in Python: {error}") from error
+    if not found:
+        raise LiteralError("no calls in Python")
+    return found
+
+
+def _python_call(node: ast.AST | None) -> dict[str, Any]:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        and len(node.args) == 1
+    ):
+        node = node.args[0]
+    if not isinstance(node, ast.Call) or node.args:
+        raise ValueError("expected name(key=value, …)")
+    name = ast.unparse(node.func).removesuffix(".call").removeprefix("default_api.")
+    arguments = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError("'**' is no argument")
+        _refuse_repeated_keys(keyword.value)
+        arguments[keyword.arg] = json.loads(json.dumps(ast.literal_eval(keyword.value), allow_nan=False))
+    return {"name": name, "arguments": arguments}
+
+
 def _first_value(text: str) -> tuple[Any, tuple[Repair, ...]]:
     problem = ""
     for strict, repairs in ((True, ()), (False, (Repair.RAW_CONTROL_CHARACTERS,))):

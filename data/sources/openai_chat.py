@@ -1,9 +1,10 @@
-"""Chat JSONL as OpenAI, Anthropic, TRL and Axolotl write it → conversations: how a user brings examples."""
+"""Chat JSONL as OpenAI, Anthropic, Google, Bedrock, TRL and Axolotl write it → conversations."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,10 @@ from tinydispatch.tools import Conversation, Message, Role, Tool, ToolCall, Tool
 SOURCE = "openai_jsonl"
 
 # "developer" is OpenAI's newer word for system, "function" its older one for tool.
-_ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "function": Role.TOOL}
+_ROLES = {role.value: role for role in Role} | {
+    "developer": Role.SYSTEM, "function": Role.TOOL, "ipython": Role.TOOL, "tool_response": Role.TOOL,
+    "human": Role.USER, "model": Role.ASSISTANT, "tool_call": Role.ASSISTANT, "function_call": Role.ASSISTANT,
+}  # fmt: skip
 # Where servers and writers of data keep what a model thought before it answered.
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
 _ANTHROPIC = ("tool_use", "tool_result", "thinking", "redacted_thinking")
@@ -51,6 +55,7 @@ def conversation_from_openai(
         if not isinstance(row, Mapping):
             raise RowError(RejectReason.MALFORMED_ROW, "expected an object")
         mended = list(repairs)
+        row = _in_openai_shape(row)
         tools, is_filled = _tools(row, default_tools, mended)
         messages = _messages(
             _entries(row, mended), {tool.name: tool for tool in tools}, is_filled or is_columnar, mended
@@ -71,6 +76,94 @@ def conversation_from_openai(
         )
     except RowError as error:
         return Rejected(error.reason, error.detail, row_id, sample_of(row))
+
+
+def _in_openai_shape(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rows of other vendors, and pairs with a preferred answer, with messages and tools where OpenAI has them."""
+    if isinstance(row.get("input"), Mapping) and isinstance(row.get("preferred_output"), list):  # OpenAI's pairs
+        row = {**row["input"], "prompt": row["input"].get("messages"), "completion": row["preferred_output"]}
+        return {key: item for key, item in row.items() if key != "messages"}
+    if "messages" not in row and isinstance(row.get("chosen"), list):  # TRL's
+        prompt = row.get("prompt") if isinstance(row.get("prompt"), list) else row["chosen"][:-1]
+        answer = row["chosen"][-1:] if prompt == row["chosen"][:-1] else row["chosen"]
+        return {**row, "prompt": prompt, "completion": answer}
+    if "messages" not in row and isinstance(row.get("contents"), list):  # Gemini's
+        told = row.get("systemInstruction") or row.get("system_instruction") or {}
+        said = [{"role": "system", "parts": told.get("parts")}] if isinstance(told, Mapping) and told else []
+        listed = [tool for tool in row.get("tools") or [] if isinstance(tool, Mapping)]
+        keys = ("functionDeclarations", "function_declarations")
+        declared = [each for tool in listed for each in next((tool[key] for key in keys if tool.get(key)), [tool])]
+        messages = [message for each in [*said, *row["contents"]] for message in _from_parts(each, "parts")]
+        return {**row, "messages": messages, "tools": _lower_types(declared)}
+    if "messages" not in row and isinstance(row.get("input"), list):  # OpenAI's Responses
+        system = [{"role": "system", "content": row["instructions"]}] if row.get("instructions") else []
+        row = {**row, "messages": [*system, *row["input"]]}
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        return row
+    if isinstance(config := row.get("toolConfig"), Mapping):  # Bedrock's
+        specs = [tool.get("toolSpec") for tool in config.get("tools") or [] if isinstance(tool, Mapping)]
+        named = [{**spec, "inputSchema": (spec.get("inputSchema") or {}).get("json")} for spec in specs if spec]
+        system = [{"role": "system", "content": row.get("system")}] if row.get("system") else []
+        found = [message for each in [*system, *messages] for message in _from_parts(each, "content")]
+        return {**row, "system": None, "messages": found, "tools": named}
+    if any(isinstance(each, Mapping) and each.get("type") in _ITEMS for each in messages):
+        return {**row, "messages": _from_items(messages)}
+    return row
+
+
+_ITEMS = ("function_call", "function_call_output", "reasoning")
+
+
+def _from_items(items: Sequence[Any]) -> list[Any]:
+    """The items of OpenAI's Responses: calls that follow each other are one turn."""
+    messages: list[Any] = []
+    for item in items:
+        kind = item.get("type") if isinstance(item, Mapping) else None
+        if kind == "function_call":
+            call = {"id": item.get("call_id"), "function": {key: item.get(key) for key in ("name", "arguments")}}
+            if not (messages and isinstance(messages[-1], dict) and messages[-1].get("is_item")):
+                messages.append({"role": "assistant", "content": "", "tool_calls": [], "is_item": True})
+            messages[-1]["tool_calls"].append(call)
+        elif kind == "function_call_output":
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
+        elif kind != "reasoning":
+            messages.append(item)
+    return messages
+
+
+def _from_parts(entry: Any, key: str) -> Iterator[Any]:
+    """The parts of Gemini's and Bedrock's messages: text, calls and results, each under its own key."""
+    parts = entry.get(key) if isinstance(entry, Mapping) else None
+    if not isinstance(parts, list):
+        yield entry
+        return
+    texts, calls = [], []
+    for part in parts if all(isinstance(part, Mapping) for part in parts) else []:
+        call = part.get("functionCall") or part.get("function_call") or part.get("toolUse")
+        result = part.get("functionResponse") or part.get("function_response") or part.get("toolResult")
+        if isinstance(call, Mapping):
+            arguments = call.get("args", call.get("input", {}))
+            calls.append({"id": call.get("toolUseId"), "function": {"name": call.get("name"), "arguments": arguments}})
+        elif isinstance(result, Mapping):
+            content = json.dumps(result.get("response", result.get("content")), ensure_ascii=False)
+            name = {"name": result["name"]} if result.get("name") else {"tool_call_id": result.get("toolUseId")}
+            yield {"role": "tool", "content": content, **name}
+        else:
+            texts.append({"type": "text", **part} if set(part) == {"text"} else part)
+    if texts or calls or not parts:
+        kept = {name: item for name, item in entry.items() if name not in ("parts", "content")}
+        yield {"role": "user", **kept, "content": texts, **({"tool_calls": calls} if calls else {})}
+
+
+def _lower_types(value: Any) -> Any:
+    """Gemini's schemas, whose types are written in capitals, in JSON schema's words."""
+    if isinstance(value, Mapping):
+        return {
+            key: item.lower() if key == "type" and isinstance(item, str) else _lower_types(item)
+            for key, item in value.items()
+        }
+    return [_lower_types(item) for item in value] if isinstance(value, list) else value
 
 
 def _optional(row: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -145,6 +238,7 @@ def _without_nulls(value: Any, key: str = "") -> Any:
 def _entries(row: Mapping[str, Any], repairs: list[Repair]) -> Iterator[Mapping[str, Any]]:
     """The messages, each with one speaker and its content as text."""
     listed = _list(row, "messages")
+    listed = _list(row, "conversations") if listed is None else listed
     if listed is None and (completion := _list(row, "completion")) is not None:
         prompt = _list(row, "prompt") or []
         # TRL trains the completion alone.
@@ -227,7 +321,7 @@ def _messages(
         text = without_thought(text or _text(entry.get("refusal")), repairs)
         listed = _listed_calls(entry)
         is_trained = _weight(entry) == 1
-        if not listed and text and (listed := _calls_in_text(text, is_trained, repairs)):
+        if not listed and text and (listed := _calls_in_text(text, tools, is_trained, repairs)):
             text = ""
         calls = tuple(_call(item, tools, is_filled, name_of_call, repairs) for item in listed)
         waiting = [call.name for call in calls]
@@ -235,9 +329,11 @@ def _messages(
     return tuple(messages)
 
 
-def _calls_in_text(text: str, is_trained: bool, repairs: list[Repair]) -> list[dict[str, Any]]:
+def _calls_in_text(
+    text: str, tools: Mapping[str, Tool], is_trained: bool, repairs: list[Repair]
+) -> list[dict[str, Any]]:
     try:
-        return calls_in_text(text, repairs)
+        return calls_in_text(text, tuple(tools.values()), repairs)
     except RowError:
         # What carries no loss may be anything, as what a user says may.
         if is_trained:
@@ -261,7 +357,8 @@ def _weight(entry: Mapping[str, Any]) -> int:
     weight = entry.get("weight")
     if weight not in (None, 0, 1):
         raise RowError(RejectReason.MALFORMED_ROW, f"'weight' must be 0 or 1, not {sample_of(weight)}")
-    return 0 if entry.get("train") is False else 1 if weight is None else int(weight)
+    is_left_out = any(entry.get(key) is False for key in ("train", "training", "loss"))  # Axolotl, ms-swift
+    return 0 if is_left_out else 1 if weight is None else int(weight)
 
 
 def _text(content: Any) -> str:
@@ -271,7 +368,8 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    kinds = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+    texts = [part.get(kinds.get(str(part.get("type")), "")) if isinstance(part, Mapping) else None for part in parts]
     if not all(isinstance(text, str) for text in texts):
         raise RowError(RejectReason.UNSUPPORTED_CONTENT, f"a message holds more than text: {sample_of(content)}")
     return "".join(str(text) for text in texts)

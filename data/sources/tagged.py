@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.rejected import RejectReason, Repair, RowError
-from data.sources.literals import LiteralError, parse_arguments, parse_literal, parse_values
-from tinydispatch.formats import CALL_END, CALL_START
+from data.sources.literals import LiteralError, parse_arguments, parse_literal, parse_values, python_calls
+from tinydispatch.formats import (
+    CALL_END,
+    CALL_START,
+    FUNCTION_END,
+    FUNCTION_START,
+    PARAMETER_END,
+    PARAMETER_START,
+    parse_reply,
+)
+from tinydispatch.tools import Tool
 
 # How some model's own format begins, ends or divides a call. A reply with any of these teaches a call that nobody
 # checked against a schema. Every repetition is bounded: the text may be anybody's.
@@ -16,26 +25,88 @@ _MARKER = re.compile(
     r"</?tool_?calls?\b|</?function_?calls?\b|</?function\s?=|</?invoke\b|</?tool_use\b|<start_function_call>|<parameter="
     r"|<[|｜](?:/?tool|python_tag|action_start|plugin|function|channel[|｜]>\s?commentary|DSML)"
     r"|\[/?TOOL_(?:CALLS?|REQUEST)\]|\[TOOL_CALLS|\bfunctools\[|✿(?:FUNCTION|ARGS)✿|```\s?tool_(?:code|calls?)"
-    r"|\bAction Input:"
+    r"|\bAction Input:|<\|START_ACTION\|>|<\|python_start\|>|<arg_key>|^>>>\w{1,99}\n\s{0,9}\{|\"action_input\"\s{0,9}:"
+    r"|\"tool_name\"\s{0,9}:\s{0,9}\"[^\"]{0,99}\"\s{0,9},\s{0,9}\"parameters\"\s{0,9}:"
     r"|\"name\"\s{0,9}:\s{0,9}\"[^\"]{0,99}\"\s{0,9},\s{0,9}\"(?:arguments|parameters)\"\s{0,9}:"
     r"|\"arguments\"\s{0,9}:\s{0,9}[{\"][^{}]{0,2000}\}?\"?\s{0,9},\s{0,9}\"name\"\s{0,9}:"
     r"|\"(?:tool_calls|function_call)\"\s{0,9}:",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 # One of these stands in every marker; looking for them takes a hundredth of the time.
-_HINTS = ("<", "[", "{", "✿", "```", "nput:")
+_HINTS = ("<", "[", "{", "✿", "```", "nput:", ">>>")
 
 _TAGS = ((CALL_START, CALL_END), ("<TOOLCALL>", "</TOOLCALL>"), ("<functioncall>", "</functioncall>"),
-         ("<tool_calls>", "</tool_calls>"))  # fmt: skip
-# After these comes JSON to the end of the turn: Mistral, Llama 3.1, Phi and Granite, Firefunction.
-_STARTS = ("[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "functools")
-_TURN_ENDS = re.compile(r"(?:\s|</s>|<\|(?:eot_id|eom_id|im_end|endoftext|/tool_call|end)\|>)+\Z")
-_NAMED = re.compile(r"<function=(?P<name>[^<>\s]{1,99})>(?P<arguments>[^<]{0,99999})</function>")
-_FLOWER = re.compile(r"✿FUNCTION✿:\s{0,9}(?P<name>[^\s✿]{1,99})\s{0,9}✿ARGS✿:(?P<arguments>[^✿]{0,99999})")
-_MISTRAL_NAMED = re.compile(
-    r"\[TOOL_CALLS\]\s?(?P<name>[\w.\-]{1,99})(?:\[CALL_ID\]\w{0,99})?\[ARGS\](?P<arguments>[^\[]{0,99999})"
+         ("<tool_calls>", "</tool_calls>"), ("[TOOL_REQUEST]", "[END_TOOL_REQUEST]"),
+         ("<|action_start|><|plugin|>", "<|action_end|>"), ("<|START_ACTION|>", "<|END_ACTION|>"))  # fmt: skip
+# After these come calls to the end of the turn: Mistral, Llama, Phi and Granite, Firefunction.
+_STARTS = ("[TOOL_CALLS]", "<|python_tag|>", "<|python_start|>", "<|tool_call|>", "<|tool_call_start|>", "functools")
+_TURN_ENDS = re.compile(
+    r"(?:\s|</s>|<\|(?:eot_id|eot|eom_id|eom|im_end|endoftext|/tool_call|tool_call_end|python_end|call|end)\|>)+\Z"
 )
-_FENCE = re.compile(r"\A```(?:json|tool_call|tool_code)?\s*\n(?P<inside>.*)\n\s*```\Z", re.DOTALL)
+# A name and an object in JSON: Llama 3.1, Qwen-Agent, Mistral, DeepSeek, Kimi, gpt-oss, Functionary, ReAct.
+_INSIDE = r"(?P<arguments>(?:(?!{end}).){{0,99999}})"
+_NAMED = (
+    re.compile(
+        r"<function=(?P<name>[^<>\s]{1,99})>" + _INSIDE.format(end="</function>") + r"(?:</function>|\Z)", re.DOTALL
+    ),
+    re.compile(r"✿FUNCTION✿:\s{0,9}(?P<name>[^\s✿]{1,99})\s{0,9}✿ARGS✿:(?P<arguments>[^✿]{0,99999})"),
+    re.compile(
+        r"\[TOOL_CALLS\]\s?(?P<name>[\w.\-]{1,99})(?:\[CALL_ID\]\w{0,99})?(?:\[ARGS\]|(?=\{))"
+        + _INSIDE.format(end=r"\[TOOL_CALLS\]"),
+        re.DOTALL,
+    ),
+    re.compile(
+        r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^\s<]{1,99})(?:<｜tool▁sep｜>|\s*```json)"
+        + _INSIDE.format(end=r"(?:\s*```\s*)?<｜tool▁call▁end｜>") + r"(?:\s*```\s*)?<｜tool▁call▁end｜>",
+        re.DOTALL,
+    ),
+    re.compile(
+        r"<\|tool_call_begin\|>\s*functions\.(?P<name>[^\s:<]{1,99}):\d{1,9}\s*<\|tool_call_argument_begin\|>"
+        + _INSIDE.format(end=r"<\|tool_call_end\|>") + r"<\|tool_call_end\|>",
+        re.DOTALL,
+    ),
+    re.compile(
+        r"(?:<\|start\|>assistant)?<\|channel\|>commentary to=functions\.(?P<name>[^\s<]{1,99})[^<]{0,99}"
+        r"(?:<\|constrain\|>json)?<\|message\|>" + _INSIDE.format(end=r"<\|call\|>") + r"(?:<\|call\|>|\Z)",
+        re.DOTALL,
+    ),
+    re.compile(r">>>(?P<name>[\w.\-]{1,99})\n" + _INSIDE.format(end=">>>"), re.DOTALL),
+    re.compile(
+        r"Action:\s{0,9}(?P<name>[^\n]{1,99}?)\s{0,9}\nAction Input:"
+        + _INSIDE.format(end=r"\n(?:Action|Observation):"),
+        re.DOTALL,
+    ),
+)  # fmt: skip
+# A name, and an element for each argument, whose schema says what its text stands for.
+_ELEMENTS = (
+    (
+        re.compile(
+            r"<function=(?P<name>[^<>\s]{1,99})>\s*(?P<inside>(?:<parameter(?:(?!</function>).){0,99999})?)</function>",
+            re.DOTALL,
+        ),
+        re.compile(r"<parameter=(?P<key>[^<>\n]{1,99})>(?P<value>.*?)</parameter>", re.DOTALL),
+    ),
+    (
+        re.compile(
+            r"<invoke name=\"(?P<name>[^\"<>]{1,99})\">(?P<inside>(?:(?!</invoke>).){0,99999})</invoke>", re.DOTALL
+        ),
+        re.compile(r"<parameter name=\"(?P<key>[^\"<>]{1,99})\"[^<>]{0,99}>(?P<value>.*?)</parameter>", re.DOTALL),
+    ),
+    (
+        re.compile(
+            r"<tool_call>(?P<name>[\w.\-]{1,99})\s*(?P<inside>(?:<arg_key>(?:(?!</tool_call>).){0,99999})?)</tool_call>",
+            re.DOTALL,
+        ),
+        re.compile(r"<arg_key>(?P<key>[^<>]{1,99})</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>", re.DOTALL),
+    ),
+)
+# What such calls are wrapped in, and says nothing more.
+_WRAPPERS = re.compile(
+    r"</?(?:\w{1,20}:)?(?:function_calls|tool_calls?)>|<｜tool▁calls▁(?:begin|end)｜>|<｜end▁of▁sentence｜>"
+    r"|<\|tool_calls_section_(?:begin|end)\|>"
+)
+_FENCE = re.compile(r"\A```(?:json|tool_call|tool_code|python)?\s*\n(?P<inside>.*)\n\s*```\Z", re.DOTALL)
+_PYTHON = re.compile(r"\A\[?\s*(?:print\()?[\w.\-]{1,99}\(")
 _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
 
 
@@ -55,42 +126,78 @@ def without_thought(text: str, repairs: list[Repair]) -> str:
     return text[found.end() :].strip()
 
 
-def calls_in_text(text: str, repairs: list[Repair]) -> list[dict[str, Any]]:
+def calls_in_text(text: str, tools: Sequence[Tool], repairs: list[Repair]) -> list[dict[str, Any]]:
     """The calls that an assistant's text consists of or ends in; none where it is a reply, or cannot be read.
 
-    Read are Hermes' and Qwen's `<tool_call>`, Nemotron's `<TOOLCALL>`, Glaive's `<functioncall>`, Mistral's
-    `[TOOL_CALLS]`, Llama's `<|python_tag|>` and `<function=…>`, Phi's and Granite's `<|tool_call|>`, `functools[…]`,
-    Qwen-Agent's `✿FUNCTION✿`, and JSON alone, also in a fence. What is said beside them is a thought and dropped.
+    Read are calls in JSON between the tags or after the marks of the formats above, alone, or in a fence; in elements
+    (Qwen3-Coder, Anthropic, GLM), whose types are the schema's; and in Python (Gemma, Llama 4). What is said beside
+    them is a thought and dropped.
 
     Raises:
         RowError: a marker that no reader here takes apart, or broken JSON behind one.
     """
-    if (marker := call_marker(text)) is None:
+    marker = call_marker(text)
+    if marker is None and not _is_python_call(text, tools):
         return []
     mended: list[Repair] = []
-    rest, calls = _read(text, mended)
+    rest, calls = _read(text, tools, mended)
     if not calls or (call_marker(rest) is not None):
         raise RowError(RejectReason.CALL_IN_TEXT, f"{marker!r} in a reply, which cannot be read as a call")
     repairs += [*mended, Repair.CALL_READ_FROM_TEXT, *([Repair.THOUGHT_DROPPED] if rest.strip() else [])]
     return calls
 
 
-def _read(text: str, repairs: list[Repair]) -> tuple[str, list[dict[str, Any]]]:
+def _is_python_call(text: str, tools: Sequence[Tool]) -> bool:
+    begin = text.lstrip("[`\n ").removeprefix("print(").partition("(")[0].rpartition(".")
+    return "(" in text and any(tool.name in (begin[2], "".join(begin)) for tool in tools)
+
+
+def _read(text: str, tools: Sequence[Tool], repairs: list[Repair]) -> tuple[str, list[dict[str, Any]]]:
     """What is left of the text, and the calls in it."""
+    for whole, element in _ELEMENTS:
+        if found := list(whole.finditer(text)):
+            calls = [_from_elements(each["name"], each["inside"], element, tools) for each in found]
+            return _TURN_ENDS.sub("", _WRAPPERS.sub("", whole.sub("", text))), calls
     for start, end in _TAGS:
         if start in text and "<function=" not in text:
             return split_calls(text, start, end, repairs)
-    for pattern in (_NAMED, _FLOWER, _MISTRAL_NAMED):
+    for pattern in _NAMED:
         if found := list(pattern.finditer(text)):
             calls = [{"name": each["name"], "arguments": _TURN_ENDS.sub("", each["arguments"])} for each in found]
-            return _TURN_ENDS.sub("", pattern.sub("", text)), calls
+            return _TURN_ENDS.sub("", _WRAPPERS.sub("", pattern.sub("", text))), calls
     for start in _STARTS:
         before, marker, after = text.partition(start)
         if marker:
-            return before, text_calls(_TURN_ENDS.sub("", after), repairs)
-    fenced = _FENCE.match(text.strip())
-    whole = fenced["inside"] if fenced is not None else text.strip()
-    return ("", text_calls(whole, repairs)) if whole[:1] in ("{", "[") else (text, [])
+            return before, _calls_alone(_TURN_ENDS.sub("", after.replace(start, ";")), repairs)
+    whole_text = _TURN_ENDS.sub("", text).strip()
+    fenced = _FENCE.match(whole_text)
+    inside = fenced["inside"] if fenced is not None else whole_text
+    is_read = inside[:1] in ("{", "[") or _PYTHON.match(inside) is not None
+    return ("", _calls_alone(inside, repairs)) if is_read else (text, [])
+
+
+def _calls_alone(text: str, repairs: list[Repair]) -> list[dict[str, Any]]:
+    if _PYTHON.match(text.strip()) is None:
+        return text_calls(text, repairs)
+    try:
+        return python_calls(text)
+    except LiteralError as error:
+        raise RowError(RejectReason.CALL_IN_TEXT, f"a call in Python that cannot be read: {error}") from error
+
+
+def _from_elements(name: str, inside: str, element: re.Pattern[str], tools: Sequence[Tool]) -> dict[str, Any]:
+    """One element for each argument, written anew as Qwen3-Coder writes them for the reader of a model's replies."""
+    found = list(element.finditer(inside))
+    members = "".join(f"{PARAMETER_START}{each['key']}>\n{_bare(each['value'])}{PARAMETER_END}" for each in found)
+    reply = parse_reply(f"{CALL_START}{FUNCTION_START}{name}>\n{members}{FUNCTION_END}{CALL_END}", tools)
+    if element.sub("", inside).strip() or not reply.calls:
+        why = reply.unparsed[0].error if reply.unparsed else "something beside the elements of its arguments"
+        raise RowError(RejectReason.MALFORMED_CALL, f"'{name}': {why}")
+    return {"name": name, "arguments": dict(reply.calls[0].arguments)}
+
+
+def _bare(value: str) -> str:
+    return value.removeprefix("\n").removesuffix("\n")
 
 
 def split_calls(text: str, start: str, end: str, repairs: list[Repair]) -> tuple[str, list[dict[str, Any]]]:
@@ -150,9 +257,15 @@ def call_of(entry: Any) -> dict[str, Any]:
         RowError: it is none.
     """
     inner = entry.get("function", entry) if isinstance(entry, Mapping) else None
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+    if not isinstance(inner, Mapping):
+        raise RowError(RejectReason.MALFORMED_CALL, "a call that is no object")
+    name = next((inner[key] for key in ("name", "tool_name", "action") if isinstance(inner.get(key), str)), None)
+    if name is None:
         raise RowError(RejectReason.MALFORMED_CALL, "a call without a 'name'")
-    return {"name": inner["name"], "arguments": inner.get("arguments", inner.get("parameters", {}))}
+    key = next(
+        (key for key in ("arguments", "parameters", "action_input", "input", "args") if key in inner), "arguments"
+    )
+    return {"name": name, "arguments": inner.get(key, {})}
 
 
 def tool_list(value: Any) -> list[Any]:

@@ -11,7 +11,10 @@ import pkgutil
 from functools import lru_cache
 from pathlib import Path
 
-from eval.cases import Opener, Suite, SuiteError, read_head, written_suite
+from data.sources.categories import Behaviour
+from data.truth import Shape
+from eval.cases import Case, Opener, Suite, SuiteError, read_head, written_suite
+from tinydispatch.tools import Role
 
 SUITES_DIR = Path(__file__).parent
 
@@ -64,6 +67,29 @@ def case_texts_by_suite() -> dict[str, list[str]]:
     """
     suites = [suite for suite in map(load_suite, shipped_suites()) if not suite.is_derived]
     return {suite.name: [text for case in suite.cases for text in case.user_texts] for suite in suites}
+
+
+def shapes_by_suite() -> dict[str, Shape]:
+    """How many cases each shipped suite has of each behaviour, writing system and called tool."""
+    shapes = {}
+    for suite in map(load_suite, shipped_suites()):
+        if not suite.is_derived:
+            shapes[suite.name] = Shape()
+            for case in suite.cases:
+                called = [call.name for call in case.expected]
+                shapes[suite.name].add(str(_behaviour(case)), " ".join(case.user_texts), called)
+    return shapes
+
+
+def _behaviour(case: Case) -> Behaviour:
+    is_after_result = any(message.role is Role.TOOL for message in case.messages)
+    if case.episode is not None:
+        return Behaviour.MULTI_STEP
+    if len(case.expected) > 1:
+        return Behaviour.PARALLEL_CALLS
+    if case.expected:
+        return Behaviour.NEXT_CALL if is_after_result else Behaviour.SINGLE_CALL
+    return Behaviour.FINAL_ANSWER if is_after_result else Behaviour.NO_CALL
 
 
 def load_case_texts() -> list[str]:

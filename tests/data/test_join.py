@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.config import DataConfig, OpenAIJsonlSource
+from data.config import DataConfig, GuardConfig, OpenAIJsonlSource
 from data.join import Fate, Verdict, decide
 from data.prepare import prepare
 from data.screen import Screen
@@ -43,8 +43,8 @@ def records_of(*parts: list[Conversation]) -> list[Record]:
     return [row.record for part in parts for row in screen.screen(part, 0)]
 
 
-def verdicts(records: list[Record]) -> list[Verdict]:
-    decisions = decide(lambda: records, 0.9)
+def verdicts(records: list[Record], *, is_guarded: bool = True) -> list[Verdict]:
+    decisions = decide(lambda: records, 0.9, GuardConfig(reject_contradictions=is_guarded))
     return [decisions.verdict(i, record) for i, record in enumerate(records)]
 
 
@@ -96,8 +96,10 @@ def test_a_turn_that_two_branches_share_is_trained_in_the_first_only(
 ) -> None:
     other = prefix(2)
     branch = replace(other, messages=(*other.messages[:-1], Message(Role.ASSISTANT, "Sunny everywhere, I am sure.")))
-    found = verdicts(records_of([prefix(1), prefix(2), branch]))
+    records = records_of([prefix(1), prefix(2), branch])
+    found = verdicts(records, is_guarded=False)
     assert [(v.fate, v.joined) for v in found] == [(Fate.JOINED, ()), (Fate.WRITTEN, (1,)), (Fate.WRITTEN, ())]
+    assert {v.fate for v in verdicts(records)} == {Fate.CONTRADICTORY}  # a call and a reply to one request
 
 
 def test_another_list_of_tools_is_another_prompt_and_joins_nothing(prefix: Callable[..., Conversation]) -> None:

@@ -15,7 +15,7 @@ from data.clean import check_conversation
 from data.config import DataConfig, HermesSource, XlamSource
 from data.hub import fetched
 from data.rejected import Rejected, RejectReason, Repair
-from data.sources.dispatch_log import conversation_from_log
+from data.sources.dispatch_log import Trust, conversation_from_log
 from data.sources.files import DataFileError
 from data.sources.hermes import conversation_from_hermes
 from data.sources.sharegpt import conversation_from_sharegpt
@@ -187,7 +187,7 @@ def test_a_logged_answer_is_trained_as_it_was_or_as_it_was_corrected() -> None:
     assert plain.calls[0].arguments == {"location": "Olso"}
     assert corrected.calls[0].arguments == {"location": "Oslo"}
     assert corrected.metadata["repairs"] == [Repair.ANSWER_CORRECTED]
-    assert plain.metadata["log"] == {"model": "v7", "confidence": 0.4}
+    assert plain.metadata["log"] == {"model": "v7", "confidence": 0.4, "trust": Trust.MODEL}
     assert plain.tools == bundled_tools()
 
 

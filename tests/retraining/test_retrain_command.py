@@ -1,6 +1,8 @@
 """`python -m scripts.retrain` with stand-ins for the pipeline's commands and for the model."""
 
 import json
+import os
+import stat
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -65,6 +67,21 @@ def test_three_runs_in_a_row_promote_refuse_and_skip(site: Site, capsys: pytest.
     assert checker.fetched == []
     assert "tool_selection" in page
     assert "rolled back" in page
+
+
+def test_everything_that_a_run_leaves_is_its_owners_alone(site: Site) -> None:
+    mask = os.umask(0o022)
+    try:
+        site.log("weather in Graz", "weather in Graz tomorrow")
+        assert site.run() == retrain.EXIT_OK
+        assert os.umask(0o022) == 0o022, "what the process does afterwards is its own affair"
+    finally:
+        os.umask(mask)
+    made = [site.registry / "runs", *site.registry.rglob("*")]
+    found = {str(path.relative_to(site.registry)): stat.S_IMODE(path.stat().st_mode) for path in made}
+    assert {path: oct(mode) for path, mode in found.items() if mode & 0o077} == {}
+    names = {path.name for path in made}
+    assert {"decision.json", "pool.jsonl", "train.log", "checkpoint", "model.gguf", "ledger.sqlite"} <= names
 
 
 def test_the_decision_lies_with_the_run_and_with_the_promoted_model(site: Site) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from data.sources.dispatch_log import Trust, labelled
 from retraining.cases import production_suite
 from retraining.config import AfterRefusal, IntakeConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.intake import Earlier, earlier_runs, quarantined, take_in
 from retraining.ledger import Ledger, StageRecord
-from retraining.production import Trust, labelled
 from retraining.records import pool_row
 from retraining.stages import Done, RunState, Stage, Stop
 from tinydispatch.bundled import bundled_tools

@@ -68,6 +68,27 @@ def test_the_manifest_says_what_the_run_was_made_from(finished: Path) -> None:
     assert manifest["template_hash"]
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_everything_made_of_a_log_is_its_owners_alone(method: str, model: Path, tmp_path: Path) -> None:
+    call = {"name": "get_weather", "arguments": {"location": "Graz"}}
+    lines = [{"messages": [{"role": "user", "content": f"weather in Graz, {i}"}], "calls": [call]} for i in range(9)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = f"data.sources=[{{kind: dispatch_log, path: {tmp_path / 'log.jsonl'}}}]"
+    words = [word for word in arguments(tmp_path / "runs", model) if not word.startswith("data.sources")]
+    settings = [source, "data.near_duplicate_threshold=null", f"training.method={method}", "training.optimizer=adamw"]
+    before = os.umask(0o022)
+    try:
+        assert main([*words, *settings, "--until", "train"]) == 0
+    finally:
+        os.umask(before)
+    run = tmp_path / "runs" / "tiny"
+    made = [run, *run.rglob("*")]
+    assert {str(path): oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077} == {}
+    names = {path.name for path in made}
+    assert {"manifest.json", "train.jsonl", "data_card.html", "checkpoints", "model.safetensors"} <= names
+    assert method == "full" or (run / "adapter").is_dir()
+
+
 def test_running_again_keeps_what_is_complete_and_force_redoes_from_a_stage(
     finished: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -555,6 +555,7 @@ class Canary(Rollout):
         }
         partial = self._path.with_name(f"{self._path.name}.partial")
         try:
+            partial.touch(0o600)
             partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
             partial.replace(self._path)
         except OSError as error:
