@@ -18,6 +18,7 @@ from typing import Any
 from data.clean import check_conversation
 from data.overlap import OverlapIndex
 from data.rejected import Rejected
+from data.sources.dispatch_log import Trust
 from data.store import StoreError
 from data.truth import clear
 from retraining.cases import HELD, HeldRow, held_row, hold_out
@@ -25,7 +26,6 @@ from retraining.config import AfterRefusal, IntakeConfig
 from retraining.engine import sha256_of
 from retraining.errors import RetrainError
 from retraining.ledger import Ledger, RunRecord
-from retraining.production import Trust
 from retraining.records import PoolRow, Record, Withdrawn, decided_in, pool_row, read_records, to_line
 from retraining.review import Finding, Reviewed, review
 from retraining.stages import Done, RunState, Stage, Stop

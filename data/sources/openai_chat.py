@@ -93,8 +93,8 @@ def _in_openai_shape(row: Mapping[str, Any]) -> Mapping[str, Any]:
         listed = [tool for tool in row.get("tools") or [] if isinstance(tool, Mapping)]
         keys = ("functionDeclarations", "function_declarations")
         declared = [each for tool in listed for each in next((tool[key] for key in keys if tool.get(key)), [tool])]
-        messages = [message for each in [*said, *row["contents"]] for message in _from_parts(each, "parts")]
-        return {**row, "messages": messages, "tools": _lower_types(declared)}
+        parts = [message for each in [*said, *row["contents"]] for message in _from_parts(each, "parts")]
+        return {**row, "messages": parts, "tools": _lower_types(declared)}
     if "messages" not in row and isinstance(row.get("input"), list):  # OpenAI's Responses
         system = [{"role": "system", "content": row["instructions"]}] if row.get("instructions") else []
         row = {**row, "messages": [*system, *row["input"]]}
