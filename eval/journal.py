@@ -107,7 +107,7 @@ class Journal:
         return [path for path in sorted(self._folder.glob(f"{self._stem}.progress-*.jsonl")) if self._is_mine(path)]
 
     def _is_mine(self, path: Path) -> bool:
-        return next(_lines(path), None) == self._measured
+        return bool(next(_lines(path), None) == self._measured)
 
     def _cases(self, path: Path) -> Iterator[CaseResult]:
         for line in _lines(path):

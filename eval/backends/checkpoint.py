@@ -229,7 +229,7 @@ def batch_that_fits(config: Any, value_bytes: int, positions: int, free_bytes: i
     inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * config.hidden_size
     layer = 3 * inner + 6 * config.hidden_size
     each = positions * (cached + layer) * value_bytes + positions * positions * value_bytes + 8 * config.vocab_size
-    return max(1, min(_MOST_AT_ONCE, int(0.9 * free_bytes) // each))
+    return max(1, min(_MOST_AT_ONCE, int(0.9 * free_bytes / each)))
 
 
 def _resolve(model: str | Path) -> str:
