@@ -26,7 +26,7 @@ def test_an_answer_that_is_not_whole_is_a_loss(
 ) -> None:
     with running() as server:
         monkeypatch.setattr("scripts.load_test._is_whole", lambda *_: False)
-        assert main([server.url, "--clients", "2", "--seconds", "0.2"]) == 1
+        assert main([server.url, "--clients", "2", "--seconds", "2"]) == 1
     assert "lost (status 200: " in capsys.readouterr().out
 
 
